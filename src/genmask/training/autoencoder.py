@@ -1,0 +1,135 @@
+"""Training a small Wan VAE from scratch: pictures and black-and-white masks, one frame, through its 2-D view."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from genmask.data.example import Example
+from genmask.evaluation.metrics import IoUTotals
+from genmask.latents import LatentCodec, mask_to_pixels, pixels_to_soft_mask
+from genmask.objectives import WeightedSum
+from genmask.training.batches import StepBatches
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """A small Wan-2.1 VAE and what it is trained on."""
+
+    base_dim: int = 16
+    """Channels at full resolution."""
+    num_res_blocks: int = 1
+    crop: int = 64
+    """Side of the square training crops, pixels."""
+    batch_size: int = 32
+    """Crops per step; half are pictures, half masks."""
+    kl_weight: float = 3e-4
+    """Weight of the mean divergence per latent element, nats: it decides how much noise the decoder learns to bear."""
+    seed: int = 0
+
+
+def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKLWan:
+    """Seeded random weights; zeros in the temporal taps that one frame never reaches."""
+    torch.manual_seed(config.seed)
+    vae = AutoencoderKLWan(base_dim=config.base_dim, num_res_blocks=config.num_res_blocks)
+    with torch.no_grad():
+        for name, module in vae.named_modules():
+            if isinstance(module, WanCausalConv3d):
+                dead = module.weight if name.endswith("time_conv") else module.weight[:, :, :-1]
+                dead.zero_()
+    return vae
+
+
+class AutoencoderTask:
+    """L1 reconstruction of pictures and masks, and a weak KL term."""
+
+    def __init__(
+        self, config: AutoencoderConfig, sources: Sequence[Any], validation: dict[str, Sequence[Example]]
+    ) -> None:
+        self.config = config
+        self.sources = sources
+        self.validation = validation
+        self.vae = build_autoencoder(config)
+        self.codec = LatentCodec(self.vae)
+        self.modules = nn.ModuleDict({"vae": self.vae})
+
+    def batches(self) -> Dataset:
+        return StepBatches(self._crops)
+
+    def _crops(self, step: int) -> Tensor:
+        """(B, 3, crop, crop) float32 in [-1, 1]: pictures, then the masks of the same places."""
+        half = self.config.batch_size // 2
+        pictures, masks = [], []
+        for index in range(step * half, (step + 1) * half):
+            rng = np.random.default_rng((self.config.seed, index))
+            source = self.sources[index % len(self.sources)]
+            example = source[index // len(self.sources)]
+            window = _window(example, self.config.crop, rng)
+            pictures.append(torch.from_numpy(example.image[window].copy()).movedim(-1, 0) / 127.5 - 1)
+            masks.append(mask_to_pixels(torch.from_numpy(example.mask[window].copy())))
+        return torch.stack(pictures + masks)
+
+    def losses(self, batch: Tensor, step: int) -> dict[str, WeightedSum]:
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
+        mean, log_variance = self.codec.encode_moments(batch)
+        log_variance = log_variance.clamp(-20, 10)
+        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        pixels = self.codec.decode_raw(mean + noise * (0.5 * log_variance).exp())
+        error = (pixels - batch).abs()
+        half = len(batch) // 2
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+        one = torch.tensor(1.0)
+        return {
+            "pictures": WeightedSum(error[:half].mean(), one),
+            "masks": WeightedSum(error[half:].mean(), one),
+            "kl": WeightedSum(self.config.kl_weight * divergence.mean(), one),
+        }
+
+    def evaluate(self) -> dict[str, float]:
+        """The gate: overall IoU of mask -> latents -> mask, and the mean absolute error of pictures, per source."""
+        scores = {}
+        for name, examples in self.validation.items():
+            totals, errors = IoUTotals(), []
+            for example in examples:
+                height, width = (side // 8 * 8 for side in example.image.shape[:2])
+                mask = torch.from_numpy(example.mask[:height, :width].copy())
+                image = torch.from_numpy(example.image[:height, :width].copy()).movedim(-1, 0) / 127.5 - 1
+                pixels = torch.stack([mask_to_pixels(mask), image])
+                decoded = self.codec.decode(self.codec.encode(pixels))
+                totals.add((pixels_to_soft_mask(decoded[0]) > 0.5).numpy(), mask.numpy())
+                errors.append(float((decoded[1] - image).abs().mean()))
+            scores[f"{name}_mask_oiou"] = totals.overall_iou()
+            scores[f"{name}_mask_miou"] = totals.mean_iou()
+            scores[f"{name}_picture_l1"] = sum(errors) / len(errors)
+        return scores
+
+    def save(self, folder: Path) -> None:
+        """bfloat16 safetensors in the diffusers layout, with the latent statistics of pictures and masks."""
+        self.vae.to(torch.bfloat16).to(torch.float32)  # the statistics are those of the weights that are stored
+        with torch.no_grad():
+            latents = torch.cat([self.codec.encode_moments(self._crops(step))[0] for step in range(64)])
+        mean, std = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
+        self.vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+        self.vae.to(torch.bfloat16).save_pretrained(folder)
+
+
+def _window(example: Example, crop: int, rng: np.random.Generator) -> tuple[slice, slice]:
+    """A random square inside the picture; every other time one that contains a pixel of the mask."""
+    height, width = example.image.shape[:2]
+    centre = (rng.integers(height), rng.integers(width))
+    if rng.random() < 0.5 and example.mask is not None and example.mask.any():
+        rows, columns = np.nonzero(example.mask)
+        chosen = rng.integers(len(rows))
+        centre = (rows[chosen], columns[chosen])
+    top = int(np.clip(centre[0] - rng.integers(crop), 0, max(0, height - crop)))
+    left = int(np.clip(centre[1] - rng.integers(crop), 0, max(0, width - crop)))
+    return slice(top, top + crop), slice(left, left + crop)

@@ -1,0 +1,20 @@
+"""From a function of the step to a data set that workers can share out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+
+class StepBatches(Dataset):
+    """Map from step to batch: `make(step)`, a pure function of the step, so no worker or resume changes the data."""
+
+    def __init__(self, make: Callable[[int], Any]) -> None:
+        self.make = make
+
+    def __getitem__(self, step: int) -> Any:
+        torch.set_num_threads(1)  # the cores belong to the training itself
+        return self.make(step)
