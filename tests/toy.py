@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from diffusers import AutoencoderKLWan
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
 from genmask.denoiser import GenMaskTransformer
+from genmask.processor import GenMaskProcessor
+from genmask.training.small_vlm import small_vlm_config
+from genmask.training.tokenizer import train_tokenizer
 
 
 def toy_vae(seed: int = 0) -> AutoencoderKLWan:
@@ -22,3 +28,32 @@ def toy_transformer(seed: int = 0, **overrides: object) -> GenMaskTransformer:
         text_dim=32, freq_dim=32, ffn_dim=48, num_layers=2, rope_max_seq_len=32,
     )  # fmt: skip
     return GenMaskTransformer(**{**config, **overrides}).eval()
+
+
+@cache
+def toy_processor() -> GenMaskProcessor:
+    """Pictures in tokens of 16 x 16 pixels, and a vocabulary of about 320 learned from three sentences."""
+    texts = [
+        "Please segment the red mug in the image.",
+        "a green star on grass",
+        "Which part of the image?",
+    ] * 4
+    return GenMaskProcessor(
+        Qwen2VLImageProcessorPil(patch_size=8, merge_size=2, temporal_patch_size=2),
+        train_tokenizer(texts, vocab_size=320),
+    )
+
+
+def toy_vlm(seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
+    """A Qwen2.5-VL of two language and two vision layers, width 32 (the toy transformer's `text_dim`)."""
+    torch.manual_seed(seed)
+    config = small_vlm_config(
+        toy_processor(), hidden_size=32, num_layers=2, num_heads=2,
+        vision_hidden_size=16, vision_depth=2, vision_num_heads=2,
+    )  # fmt: skip
+    model = Qwen2_5_VLForConditionalGeneration(config).eval()
+    with torch.no_grad():  # transformers' initial weights are so small that every answer would look alike
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(8)
+    return model

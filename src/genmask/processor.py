@@ -1,0 +1,344 @@
+"""Pictures and words -> what Qwen2.5-VL's forward takes: chat template, token ids, rotary positions, picture patches."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin, Qwen2VLImageProcessorPil
+
+from genmask.loading import ModelFolderError, one_line
+
+IMAGE_TOKEN = "<|image_pad|>"
+IGNORED = -100
+"""Label of a token that the language-model loss skips."""
+MAX_TEXT_TOKENS = 1024
+"""Longest text of a prompt or an answer, in tokens; the picture and the template are not counted."""
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if loop.first and message['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}"
+    "<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Qwen2.5-VL's format. Used where a folder brings no template of its own."""
+
+Picture = Image.Image | np.ndarray | Tensor
+"""A PIL image, or (H, W, 3) uint8."""
+
+
+def segmentation_prompt(target: str) -> str:
+    """The instruction for a target: "a red mug." -> "Please segment the red mug in the image.".
+
+    White space is collapsed; a leading article and a closing full stop, which the sentence brings itself, are dropped.
+
+    Raises:
+        ValueError: nothing is left of the target.
+    """
+    words = " ".join(target.split()).rstrip(". ")
+    words = re.sub(r"^(the|an?) (?=\S)", "", words, flags=re.IGNORECASE)
+    if not words:
+        raise ValueError(
+            f"Got the text {target!r}, expected words that name what to segment, such as 'the red mug'."
+        )
+    return f"Please segment the {words} in the image."
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptBatch:
+    """Prompts, with their pictures and perhaps their answers, padded on the right to a common length N.
+
+    A causal model never looks right, so neither padding nor answer changes what a prompt's tokens become, and no
+    attention mask is needed.
+    """
+
+    input_ids: Tensor
+    """(B, N) int64."""
+    position_ids: Tensor
+    """(3, B, N) int64: time, height and width of the multimodal rotary embedding."""
+    prompt_lengths: Tensor
+    """(B,) int64: tokens of the prompt, template and picture included, answer excluded."""
+    labels: Tensor | None = None
+    """(B, N) int64, the token itself on answers and their end of turn, -100 elsewhere; None without answers."""
+    pixel_values: Tensor | None = None
+    """(patches of all pictures, 3 * temporal patch * patch * patch) float32; None without pictures."""
+    image_grid_thw: Tensor | None = None
+    """(pictures, 3) int64: time, rows and columns of each picture, in patches."""
+
+    def to(self, device: torch.device | str) -> PromptBatch:
+        """The same batch on a device."""
+        moved = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in vars(self).items()}
+        return PromptBatch(**moved)
+
+    @property
+    def prompt_mask(self) -> Tensor:
+        """(B, longest prompt) bool, True on tokens of the prompt."""
+        columns = torch.arange(int(self.prompt_lengths.max()), device=self.prompt_lengths.device)
+        return columns < self.prompt_lengths[:, None]
+
+
+class GenMaskProcessor(ProcessorMixin):
+    """Qwen2.5-VL's picture processor, tokenizer and chat template, without the video part (which needs torchvision).
+
+    `from_pretrained` reads both what `save_pretrained` writes and a published Qwen2.5-VL folder. As a `ProcessorMixin`
+    it can be called like transformers' own; `prepare` is the direct way from prompts to a batch.
+    """
+
+    return_mm_token_type_ids = True
+
+    def __init__(
+        self,
+        image_processor: Qwen2VLImageProcessorPil,
+        tokenizer: PreTrainedTokenizerBase,
+        chat_template: str | None = None,
+    ) -> None:
+        super().__init__(
+            image_processor,
+            tokenizer,
+            chat_template=chat_template or tokenizer.chat_template or CHAT_TEMPLATE,
+        )
+        self.image_token = IMAGE_TOKEN
+        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        self._frames = {with_image: self._frame(with_image) for with_image in (False, True)}
+
+    @classmethod
+    def _get_arguments_from_pretrained(
+        cls, folder: Any, processor_dict: dict | None = None, **kwargs: Any
+    ) -> list:
+        try:
+            return [
+                # Not the automatic class: it takes the torchvision processor wherever that is installed, other pixels.
+                Qwen2VLImageProcessorPil.from_pretrained(folder, **kwargs),
+                AutoTokenizer.from_pretrained(folder, **kwargs),
+            ]
+        except Exception as error:  # the tokenizers library raises bare Exception
+            raise ModelFolderError(
+                f"Got {folder} without a usable processor ({one_line(error)}), expected a picture processor's "
+                "configuration, tokenizer.json and tokenizer_config.json. Copy or download the folder again."
+            ) from error
+
+    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
+        """One placeholder per token that the picture becomes."""
+        rows, columns = self._merged(image_inputs["image_grid_thw"][image_idx])
+        return self.image_token * (rows * columns)
+
+    def prepare(
+        self,
+        prompts: Sequence[str],
+        images: Sequence[Picture | None] | Tensor | None = None,
+        answers: Sequence[str | None] | None = None,
+    ) -> PromptBatch:
+        """Turn prompts into a batch.
+
+        Args:
+            prompts: what the user says after the picture ("Please segment the mug in the image."), B of them.
+            images: one per prompt, or None for a prompt without; (B, H, W, 3) uint8 is the same for all at once.
+            answers: one per prompt, or None for a prompt whose answer is not trained on. They follow the prompt
+                as the assistant's turn.
+
+        Returns:
+            The batch, on the CPU.
+
+        Raises:
+            ValueError: unequal lengths, or a text of more than `MAX_TEXT_TOKENS` tokens.
+        """
+        if images is None:
+            return self.arrange(prompts, answers=answers)
+        present = images if isinstance(images, Tensor) else [image for image in images if image is not None]
+        if not len(present):
+            return self.arrange(prompts, [None] * len(images), answers)
+        pixel_values, grids = self.patches(present)
+        remaining = iter(grids)
+        batch = self.arrange(
+            prompts, [None if image is None else next(remaining) for image in images], answers
+        )
+        return replace(batch, pixel_values=pixel_values, image_grid_thw=grids)
+
+    def arrange(
+        self,
+        prompts: Sequence[str],
+        grids: Sequence[Tensor | None] | None = None,
+        answers: Sequence[str | None] | None = None,
+    ) -> PromptBatch:
+        """`prepare` for pictures whose patches are made elsewhere: `grids` are rows of their `image_grid_thw`."""
+        count = len(prompts)
+        grids = [None] * count if grids is None else grids
+        replies = [None] * count if answers is None else answers
+        if not count == len(grids) == len(replies):
+            raise ValueError(
+                f"Got {count} prompts, {len(grids)} images and {len(replies)} answers, expected equally many."
+            )
+        rows, lengths, answer_starts, tables = [], [], [], []
+        spoken = self._tokenize([reply or "" for reply in replies])
+        for text, grid, reply, answer in zip(self._tokenize(prompts), grids, replies, spoken, strict=True):
+            frame = self._frames[grid is not None]
+            merged = None if grid is None else self._merged(grid)
+            placeholders = [self.image_token_id] * (merged[0] * merged[1] if merged else 0)
+            row = [*frame.before_image, *placeholders, *frame.before_text, *text, *frame.after_text]
+            lengths.append(len(row))
+            if reply is not None:
+                row += frame.before_answer
+            answer_starts.append(len(row))
+            if reply is not None:
+                row += answer + frame.after_answer
+            rows.append(row)
+            tables.append((len(frame.before_image), merged))
+
+        width = max(map(len, rows))
+        input_ids = torch.tensor([row + [self.tokenizer.pad_token_id] * (width - len(row)) for row in rows])
+        labels = None
+        if answers is not None:
+            labels = torch.tensor(
+                [
+                    [IGNORED] * start + row[start:] + [IGNORED] * (width - len(row))
+                    for row, start in zip(rows, answer_starts, strict=True)
+                ]
+            )
+        positions = {table: rope_positions(width, *table) for table in set(tables)}
+        return PromptBatch(
+            input_ids=input_ids,
+            position_ids=torch.stack([positions[table] for table in tables], dim=1),
+            prompt_lengths=torch.tensor(lengths),
+            labels=labels,
+        )
+
+    def patches(self, images: Sequence[Picture] | Tensor) -> tuple[Tensor, Tensor]:
+        """Resize to multiples of the token size where needed, normalise, cut into patches in the model's order.
+
+        The picture is never scaled to Qwen's own pixel limits: the model sees what the VAE sees.
+
+        Args:
+            images: at least one; a (B, H, W, 3) uint8 tensor is quickest.
+
+        Returns:
+            `pixel_values` and `image_grid_thw` as in `PromptBatch`.
+        """
+        processor = self.image_processor
+        cell = processor.patch_size * processor.merge_size
+        arrays = images if isinstance(images, Tensor) else [_to_array(image) for image in images]
+        sizes = {tuple(array.shape[:2]) for array in arrays}
+        if len(sizes) == 1 and all(side % cell == 0 for side in next(iter(sizes))):
+            batch = arrays if isinstance(arrays, Tensor) else torch.from_numpy(np.stack(arrays))
+            return self._patches_of_equal_sizes(batch)
+        limits = {"shortest_edge": cell**2, "longest_edge": 2**62}
+        inputs = processor(
+            [np.asarray(array) for array in arrays],
+            size=limits,
+            input_data_format="channels_last",
+            return_tensors="pt",
+        )
+        return inputs["pixel_values"], inputs["image_grid_thw"]
+
+    def _patches_of_equal_sizes(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What the picture processor does when nothing is resized, for a whole batch at once."""
+        processor = self.image_processor
+        patch, merge, time = processor.patch_size, processor.merge_size, processor.temporal_patch_size
+        count, height, width, channels = images.shape
+        rows, columns = height // patch, width // patch
+        mean, std = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
+        pixels = images * (processor.rescale_factor / std) - mean / std
+        pixels = pixels.view(count, rows // merge, merge, patch, columns // merge, merge, patch, channels)
+        pixels = pixels.permute(0, 1, 4, 2, 5, 7, 3, 6).unsqueeze(6)
+        pixels = pixels.expand(
+            -1, -1, -1, -1, -1, -1, time, -1, -1
+        )  # a still picture fills the frames of a patch
+        grids = torch.tensor([[1, rows, columns]]).repeat(count, 1)
+        return pixels.reshape(count * rows * columns, channels * time * patch * patch), grids
+
+    def _merged(self, grid: Tensor) -> tuple[int, int]:
+        """Rows and columns of tokens of a picture, from its (time, rows, columns) of patches."""
+        merge = self.image_processor.merge_size
+        return int(grid[1]) // merge, int(grid[2]) // merge
+
+    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokens of what people write: no text can spell a special token, and so break out of its turn."""
+        texts = [text.strip() for text in texts]
+        tokens = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        for text, ids in zip(texts, tokens, strict=True):
+            if len(ids) > MAX_TEXT_TOKENS:
+                raise ValueError(
+                    f"Got a text of {len(ids)} tokens ({text[:40]!r}...), expected at most {MAX_TEXT_TOKENS}: shorten it."
+                )
+        return tokens
+
+    def _frame(self, with_image: bool) -> _Frame:
+        """Render the chat template once, with a mark for the text: what surrounds it never changes."""
+        mark = "\N{OBJECT REPLACEMENT CHARACTER}"
+        picture = [{"type": "image"}] if with_image else []
+        user = {"role": "user", "content": [*picture, {"type": "text", "text": mark}]}
+        prompt = self.apply_chat_template([user], tokenize=False)
+        dialogue = self.apply_chat_template([user, {"role": "assistant", "content": mark}], tokenize=False)
+        before, *after = prompt.split(mark)
+        pieces = dialogue.split(mark)
+        before_image, image, before_text = before.partition(IMAGE_TOKEN)
+        if (
+            len(after) != 1
+            or len(pieces) != 3
+            or not dialogue.startswith(prompt)
+            or bool(image) != with_image
+        ):
+            raise ValueError(
+                f"Got a chat template that renders a turn as {dialogue!r}, expected the picture ({IMAGE_TOKEN}), the "
+                "text and the answer once each, in this order, as Qwen2.5-VL's template does."
+            )
+
+        def ids(piece: str) -> list[int]:
+            return self.tokenizer(piece, add_special_tokens=False)["input_ids"]
+
+        return _Frame(
+            before_image=ids(before_image),
+            before_text=ids(before_text),
+            after_text=ids(after[0]),
+            before_answer=ids(pieces[1].removeprefix(after[0])),
+            after_answer=ids(pieces[2])[:1],  # the end of turn; what follows it is never generated
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Frame:
+    """The constant tokens of a dialogue of one turn."""
+
+    before_image: list[int]
+    before_text: list[int]
+    after_text: list[int]
+    before_answer: list[int]
+    after_answer: list[int]
+
+
+def rope_positions(length: int, image_at: int = 0, grid: tuple[int, int] | None = None) -> Tensor:
+    """Positions of a sequence with at most one picture, (3, length): time, height and width (Qwen2-VL's M-RoPE).
+
+    Text counts on equally in all three; the picture's tokens, `grid` rows by columns of them from index `image_at` on,
+    share one time and count rows and columns; the text after it goes on from the larger of the two.
+    """
+    steps = torch.arange(length)
+    if grid is None:
+        return steps.expand(3, -1)
+    rows, columns = grid
+    cells = torch.stack(
+        [torch.zeros(grid, dtype=torch.long), *torch.meshgrid(steps[:rows], steps[:columns], indexing="ij")]
+    )
+    text_after = steps[: length - image_at - rows * columns] + max(grid)
+    return torch.cat(
+        [steps[:image_at].expand(3, -1), image_at + cells.flatten(1), image_at + text_after.expand(3, -1)],
+        dim=1,
+    )
+
+
+def _to_array(image: Picture) -> np.ndarray:
+    return np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
