@@ -1,4 +1,5 @@
-"""Opening a picture, whatever it is: eight-bit RGB, upright, or one clear line that says what is wrong with it."""
+"""Opening a picture, whatever it is: eight-bit RGB, upright, or one clear line that says what is wrong with
+it."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ ImageSource = str | Path | Image.Image | np.ndarray
 
 
 class ImageError(ValueError):
-    """A picture that cannot be used; the message is one line: what was given, what was expected, what to do."""
+    """A picture that cannot be used; the message is one line: what was given, what was expected, what to
+    do."""
 
 
 def open_image(source: ImageSource) -> Image.Image:
@@ -43,7 +45,8 @@ def open_image(source: ImageSource) -> Image.Image:
         return _to_rgb(source, f"the given {source.mode} image")
     if not isinstance(source, str | Path):
         raise ImageError(
-            f"Got {type(source).__name__} for a picture, expected a path, a PIL image or an (H, W, 3) uint8 array."
+            f"Got {type(source).__name__} for a picture, expected a path, a PIL image or an (H, W, 3) uint8 "
+            "array."
         )
     name = repr(str(source))
     path = _existing_file(source, name)
@@ -58,7 +61,8 @@ def open_image(source: ImageSource) -> Image.Image:
         raise ImageError(f"Got {name}, which may not be read: change its permissions.") from error
     except Exception as error:  # a hostile header makes Pillow's plugins raise nearly anything
         raise ImageError(
-            f"Got {name}, which cannot be read as a picture; expected one of {', '.join(FORMATS)}: convert it first."
+            f"Got {name}, which cannot be read as a picture, expected one of {', '.join(FORMATS)}: "
+            "convert it first."
         ) from error
     with image:
         return _to_rgb(image, name)
@@ -155,7 +159,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         image.load()
     except Exception as error:  # as above: whatever a plugin raises, the picture is broken
         raise ImageError(
-            f"Got {name}, whose pixels are damaged or cut short, expected a whole picture: fetch or save it again."
+            f"Got {name}, whose pixels are damaged or cut short, expected a whole picture: fetch or "
+            "save it again."
         ) from error
     image = _upright(image)
     if image.mode.startswith("I"):
