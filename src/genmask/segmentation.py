@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 Box = tuple[int, int, int, int]
@@ -35,7 +35,7 @@ class Segmentation:
     """One picture, one sentence, and the mask it asks for. Everything else follows from these five fields.
 
     Raises:
-        ValueError: the soft mask is not float32 in [0, 1] at the picture's size, or the threshold not in [0, 1).
+        ValueError: the soft mask is not float32 in [0, 1] at the picture's size; a threshold outside [0, 1).
     """
 
     image: Image.Image
@@ -100,17 +100,18 @@ class Segmentation:
     def overlay(self, color: tuple[int, int, int] = (255, 0, 96), opacity: float = 0.45) -> Image.Image:
         """The picture with the mask filled in a translucent `color` (RGB, 0 to 255), inside a contour line.
 
-        The line is white with a black rim outside, so that it shows on light pictures, on dark ones and on those
-        that have the colour of the fill. Its width grows with the picture: it survives being scaled down to a page.
+        The line is white with a black rim outside, so that it shows on light pictures, on dark ones and on
+        those that have the colour of the fill. Its width grows with the picture, to survive scaling down.
         """
-        picture = np.asarray(self.image.convert("RGB")).astype(np.float32)
-        width = max(1, round(min(self.image.size) / 256))
-        line = self.mask & ~_grow(self.mask, -width)
-        rim = _grow(self.mask, width) & ~self.mask
-        picture[self.mask] += opacity * (np.array(color, dtype=np.float32) - picture[self.mask])
-        picture[line] = 255
-        picture[rim] = 0
-        return Image.fromarray(picture.round().astype(np.uint8))
+        picture = self.image.convert("RGB")
+        filled = Image.blend(picture, Image.new("RGB", picture.size, color), opacity)
+        width = max(1, round(min(picture.size) / 256))
+        line = self.mask & _grow(~self.mask, width)
+        rim = ~self.mask & _grow(self.mask, width)
+        picture = Image.composite(filled, picture, Image.fromarray(self.mask))
+        picture.paste((255, 255, 255), mask=Image.fromarray(line))
+        picture.paste((0, 0, 0), mask=Image.fromarray(rim))
+        return picture
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the pixels of the picture, ready for JSON."""
@@ -128,10 +129,11 @@ class Segmentation:
         }
 
     def save(self, folder: str | Path, stem: str | None = None) -> SavedFiles:
-        """Write `STEM.mask.png` (lossless), `STEM.overlay.png` and `STEM.json` into `folder`, made if need be.
+        """Write `STEM.mask.png` (lossless), `STEM.overlay.png` and `STEM.json`; makes the folder if need be.
 
-        The stem is made from the text by default. A file of that name is replaced in one step: whoever reads the
-        folder meanwhile sees the old file or the new one, never half of one; a failed write leaves nothing behind.
+        The stem is made from the text by default. A file of that name is replaced in one step: whoever reads
+        the folder meanwhile sees the old file or the new one, never half of one; a failed write leaves
+        nothing behind.
 
         Raises:
             ValueError: the stem is not a bare file name.
@@ -159,10 +161,12 @@ def file_stem(text: str) -> str:
 
 
 def _grow(mask: np.ndarray, pixels: int) -> np.ndarray:
-    """`mask` (H, W) grown by a square of `pixels` on every side, or shrunk where that is negative."""
-    size = 2 * abs(pixels) + 1
-    morphology = ImageFilter.MaxFilter(size) if pixels > 0 else ImageFilter.MinFilter(size)
-    return np.asarray(Image.fromarray(mask).convert("L").filter(morphology)) > 0
+    """`mask` (H, W) bool, dilated by a square of `pixels` on every side; as fast for many as for few."""
+    window = 2 * pixels + 1
+    for _ in range(2):  # down the columns, then, transposed, along the rows
+        count = np.pad(mask, ((pixels + 1, pixels), (0, 0))).cumsum(axis=0, dtype=np.int32)
+        mask = (count[window:] > count[:-window]).T
+    return mask
 
 
 def _png(image: Image.Image) -> bytes:

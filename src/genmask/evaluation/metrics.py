@@ -19,13 +19,13 @@ class IoUTotals:
     * `overall_iou`: sum of I / sum of U; the field's oIoU, which LISA and ReasonSeg call cIoU.
     * `precision_at(x)`: the share of samples with I / U >= x; the field's Pr@X.
 
-    **The empty rule**: where prediction and target are both empty, I / U is 0 / 0 and counts as `empty`. The
-    answer is right, so the default is 1, as in LISA and gRefCOCO; LAVT counts it 0. Where only one of the two is
-    empty the formula gives 0.
+    **The empty rule**: where prediction and target are both empty, I / U is 0 / 0 and counts as `empty`.
+    The answer is right, so the default is 1, as in LISA and gRefCOCO; LAVT counts it 0. Where only one of
+    the two is empty, the formula gives 0.
 
-    Counts are integers and the mean is a correctly rounded sum, so no score depends on the order of the samples,
-    or on how they were shared out before `merge`. Every score lies in [0, 1], and raises ValueError where it would
-    be the mean of nothing.
+    Counts are integers and the mean is a correctly rounded sum, so no score depends on the order of the
+    samples, or on how they were shared out before `merge`. Every score lies in [0, 1], and raises ValueError
+    where it would be the mean of nothing.
     """
 
     def __init__(self) -> None:
