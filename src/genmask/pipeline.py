@@ -1,0 +1,427 @@
+"""A picture and a sentence -> a mask, in one forward pass; a sentence -> a picture, by guided Euler steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.loaders import WanLoraLoaderMixin
+from PIL import Image
+from torch import Tensor
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from genmask.conditioning import Condition, InstructionEncoder
+from genmask.denoiser import GenMaskTransformer
+from genmask.images import ImageSource, open_image, resize_to_area
+from genmask.latents import COMPRESSION, LatentCodec, pixels_to_soft_mask
+from genmask.loading import load_model, read_json
+from genmask.mask_head import LinearMaskHead
+from genmask.model_folder import MODEL_INDEX, load_processor, read_model_index, resolve_model
+from genmask.processor import GenMaskProcessor
+from genmask.sampling import integrate, seeded_noise
+from genmask.segmentation import Segmentation
+
+DECODERS = ("vae", "linear")
+"""Ways from latents to a mask: the VAE's decoder, or the linear head of the third supervision."""
+
+
+class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
+    """Text-prompted segmentation, and text-to-image with the same network.
+
+    A diffusers pipeline: `to`, `enable_model_cpu_offload`, `load_lora_weights`, `push_to_hub` are its own.
+
+    Args:
+        transformer: predicts velocities.
+        vae: Wan-2.1's; pictures and masks <-> latents.
+        vlm: reads picture and sentence.
+        processor: makes the VLM's inputs.
+        scheduler: the noise levels of an inference of several steps.
+        mask_head: latents -> mask without the VAE; only models trained with the third supervision have one.
+        resolution: pictures are processed at `resolution ** 2` pixels, in their own aspect ratio.
+    """
+
+    model_cpu_offload_seq = "vlm->transformer->vae"
+    _optional_components: ClassVar[list[str]] = ["mask_head"]
+    # Sequential offload hooks every layer, but LatentCodec reads the VAE's parameters itself.
+    _exclude_from_cpu_offload: ClassVar[list[str]] = ["vae"]
+    _lora_loadable_modules: ClassVar[list[str]] = ["transformer"]
+
+    transformer: GenMaskTransformer
+    vae: AutoencoderKLWan
+    vlm: Qwen2_5_VLForConditionalGeneration
+    processor: GenMaskProcessor
+    scheduler: FlowMatchEulerDiscreteScheduler
+    mask_head: LinearMaskHead | None
+
+    def __init__(
+        self,
+        transformer: GenMaskTransformer,
+        vae: AutoencoderKLWan,
+        vlm: Qwen2_5_VLForConditionalGeneration,
+        processor: GenMaskProcessor,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        mask_head: LinearMaskHead | None = None,
+        resolution: int = 512,
+    ) -> None:
+        super().__init__()
+        for ours, theirs, what in (
+            (transformer.config.text_dim, vlm.config.get_text_config().hidden_size, "the VLM's width"),
+            (transformer.config.in_channels, vae.config.z_dim, "the VAE's latent channels"),
+        ):
+            if ours != theirs:
+                raise ValueError(
+                    f"Got a transformer for {ours} as {what}, which is {theirs}: take all parts of one model."
+                )
+        self._cell = COMPRESSION * transformer.config.patch_size[-1]
+        if resolution < self._cell:
+            raise ValueError(
+                f"Got resolution {resolution}, expected at least one patch, {self._cell} pixels."
+            )
+        self.register_modules(
+            transformer=transformer,
+            vae=vae,
+            vlm=vlm,
+            processor=processor,
+            scheduler=scheduler,
+            mask_head=mask_head,
+        )
+        self.register_to_config(resolution=resolution)
+        self._codec: LatentCodec | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        torch_dtype: torch.dtype | None = torch.float32,
+        device: str | torch.device | None = None,
+        **download: Any,
+    ) -> GenMaskPipeline:
+        """Load a model, every key of every network accounted for.
+
+        Args:
+            pretrained_model_name_or_path: an existing folder, else a bundled name ("tiny"), else a hub id.
+            torch_dtype: of transformer and VLM; None keeps the stored one. Time and norms in the transformer
+                stay float32, and so does the VAE, which decodes in the transformer's.
+            device: where to put it; None is the CPU.
+            download: `revision`, `cache_dir`, `token`, `local_files_only`, as in huggingface_hub.
+
+        Raises:
+            ModelFolderError: unknown name, half-written folder, another pipeline's folder, or any missing or
+                unexpected key, which is named.
+        """
+        # Not diffusers' loader: it only warns about wrong keys, and refuses classes of other packages.
+        folder = resolve_model(pretrained_model_name_or_path, **download)
+        index = read_model_index(folder, cls.__name__)
+        has_head = index.get("mask_head", [None])[0] is not None
+        scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
+        vae_dtype = None if torch_dtype is None else torch.float32
+        pipeline = cls(
+            transformer=load_model(GenMaskTransformer, folder / "transformer", dtype=torch_dtype),
+            vae=load_model(AutoencoderKLWan, folder / "vae", dtype=vae_dtype),
+            vlm=load_model(Qwen2_5_VLForConditionalGeneration, folder / "vlm", dtype=torch_dtype),
+            processor=load_processor(folder / "processor"),
+            scheduler=FlowMatchEulerDiscreteScheduler.from_config(scheduler_config),
+            mask_head=load_model(LinearMaskHead, folder / "mask_head", dtype=torch_dtype)
+            if has_head
+            else None,
+            resolution=index.get("resolution", 512),
+        )
+        return pipeline if device is None else pipeline.to(device)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Write the model as a folder that `from_pretrained` reads back to the bit.
+
+        Args:
+            save_directory: made if need be; the model that it holds is replaced.
+            kwargs: as in `DiffusionPipeline.save_pretrained`.
+
+        Raises:
+            ValueError: a LoRA is loaded.
+            OSError: the folder cannot be written.
+        """
+        if getattr(self.transformer, "peft_config", None):
+            raise ValueError(
+                "Got a model with a LoRA loaded, which a model folder cannot hold: call fuse_lora() and then "
+                "unload_lora_weights() to keep its effect, unload_lora_weights() alone to drop it."
+            )
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MODEL_INDEX).unlink(
+            missing_ok=True
+        )  # comes back last: until then the folder is half-written
+        super().save_pretrained(folder, **kwargs)
+
+    @property
+    def codec(self) -> LatentCodec:
+        """Pictures <-> latents: encodes in float32, decodes in bfloat16 where the transformer runs in it."""
+        decode_dtype = torch.bfloat16 if self.transformer.dtype == torch.bfloat16 else torch.float32
+        if self._codec is None or self._codec.vae is not self.vae or self._codec.decode_dtype != decode_dtype:
+            self._codec = LatentCodec(self.vae, decode_dtype)
+        # Under model offload the VAE is fetched here, as diffusers' own `vae.encode` would fetch it.
+        if (hook := getattr(self.vae, "_hf_hook", None)) is not None:
+            hook.pre_forward(self.vae)
+        return self._codec
+
+    @property
+    def encoder(self) -> InstructionEncoder:
+        """Picture and sentence -> condition."""
+        return InstructionEncoder(self.vlm, self.processor, self._execution_device)
+
+    @torch.no_grad()
+    def segment(
+        self,
+        image: ImageSource | Sequence[ImageSource],
+        text: str | Sequence[str],
+        *,
+        threshold: float = 0.5,
+        num_inference_steps: int = 1,
+        num_noises: int = 1,
+        decoder: str = "vae",
+        batch_size: int = 8,
+        seed: int = 0,
+        reason: bool = False,
+    ) -> Segmentation | list[Segmentation]:
+        """Find what a sentence asks for: x0_hat = eps - f(eps, t = 1, condition), decoded (Eq. 8).
+
+        Args:
+            image: a picture (path, PIL image or (H, W, 3) uint8 array), or a list of them.
+            text: what to find. One picture takes one text or a list, and is encoded once; a list of pictures
+                takes a list of equal length, or one text for all.
+            threshold: a pixel is in the mask if its soft mask is greater; in [0, 1).
+            num_inference_steps: Euler steps from noise to mask; 1 is the paper's.
+            num_noises: x0_hat is averaged over this many noises; each costs a forward pass.
+            decoder: "vae", or "linear" for models with a mask head.
+            batch_size: pairs in a forward pass; pictures of one processing size share it.
+            seed: in [0, 2**63). The same seed and processing size give the same noise, whatever the batch.
+            reason: let the VLM first describe what the text means; that description is then found.
+
+        Returns:
+            One `Segmentation` for one picture and one text, else a list in the order of the input.
+
+        Raises:
+            ValueError: an unusable picture, an empty or endless text, unequal lengths, a wrong option.
+        """
+        _check_counts(num_inference_steps=num_inference_steps, num_noises=num_noises, batch_size=batch_size)
+        _check_seed(seed)
+        if not 0 <= threshold < 1:
+            raise ValueError(f"Got threshold {threshold}, expected a number in [0, 1), such as 0.5.")
+        if decoder not in DECODERS:
+            raise ValueError(f"Got decoder {decoder!r}, expected one of {', '.join(DECODERS)}.")
+        if decoder == "linear" and self.mask_head is None:
+            raise ValueError("Got decoder 'linear', but this model has no mask_head: use decoder='vae'.")
+        texts = _checked_texts(text)
+        if isinstance(image, list | tuple):
+            sources = [open_image(source) for source in image]
+            texts = texts * len(sources) if isinstance(text, str) else texts
+            owners = list(range(len(sources)))  # text i is about picture owners[i]
+            if len(sources) != len(texts):
+                raise ValueError(
+                    f"Got {len(sources)} pictures and {len(texts)} texts, expected equally many, or one text for "
+                    "all; for several texts on one picture give the picture itself, not a list."
+                )
+        else:
+            sources = [open_image(cast(ImageSource, image))]
+            owners = [0] * len(texts)
+        if not texts:
+            return []
+
+        pictures = [resize_to_area(source, self.config.resolution**2, self._cell) for source in sources]
+        targets = texts
+        if reason:
+            pairs = zip(owners, texts, strict=True)
+            targets = [self.encoder.describe(pictures[owner], asked).target for owner, asked in pairs]
+
+        results: dict[int, Segmentation] = {}
+        for indices, latents, condition in self._batches(pictures, targets, batch_size):
+            noises = seeded_noise(seed, latents.shape[1:], num_noises).to(latents.device)
+            x0_hat = self._predict_mask(latents, condition, noises, num_inference_steps)
+            for i, soft_mask in zip(indices, self._decode_mask(x0_hat, decoder), strict=True):
+                source = sources[owners[i]]
+                results[i] = Segmentation(
+                    image=source,
+                    text=texts[i],
+                    target=targets[i],
+                    soft_mask=_resize(soft_mask, source.height, source.width),
+                    threshold=threshold,
+                )
+        self.maybe_free_model_hooks()
+        if isinstance(text, str) and not isinstance(image, list | tuple):
+            return results[0]
+        return [results[i] for i in range(len(texts))]
+
+    def _batches(
+        self, pictures: list[Image.Image], targets: list[str], batch_size: int
+    ) -> Iterator[tuple[list[int], Tensor, Condition]]:
+        """Indices of targets, their pictures' latents (B, 16, h, w), their condition.
+
+        Either one picture for all targets, or a picture for each, batched by size.
+        """
+        if len(pictures) == 1:
+            condition = self.encoder.encode_prompts(pictures[0], targets, batch_size)
+            latents = self._encode_pictures(pictures)
+            for indices in _chunks(list(range(len(targets))), batch_size):
+                rows = condition[indices[0] : indices[-1] + 1]
+                yield indices, latents.expand(len(indices), -1, -1, -1), rows
+            return
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for i, picture in enumerate(pictures):
+            by_size.setdefault(picture.size, []).append(i)
+        for same_size in by_size.values():
+            for indices in _chunks(same_size, batch_size):
+                batch = [pictures[i] for i in indices]
+                condition = self.encoder.encode_segmentation(batch, [targets[i] for i in indices])
+                yield indices, self._encode_pictures(batch), condition
+
+    def _encode_pictures(self, pictures: list[Image.Image]) -> Tensor:
+        """B pictures of one size -> latents (B, 16, h, w)."""
+        levels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))  # (B, H, W, 3)
+        pixels = levels.to(self._execution_device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return self.codec.encode(pixels)
+
+    def _predict_mask(self, picture: Tensor, condition: Condition, noises: Tensor, num_steps: int) -> Tensor:
+        """The mean of x0_hat over noises (n, 16, h, w); picture: its latents (B, 16, h, w), a frame at t = 0."""
+
+        def velocity(x_t: Tensor, timestep: Tensor) -> Tensor:
+            frames = torch.stack([picture, x_t], dim=2)  # (B, 16, 2, h, w)
+            times = torch.stack([torch.zeros_like(timestep), timestep]).expand(len(frames), 2)
+            return self._velocity(frames, times, condition)[:, :, 1]
+
+        x0_hats = [integrate(self.scheduler, eps.expand_as(picture), velocity, num_steps) for eps in noises]
+        return torch.stack(x0_hats).mean(dim=0)
+
+    def _decode_mask(self, x0_hat: Tensor, decoder: str) -> Tensor:
+        """(B, 16, h, w) -> soft masks (B, 8h, 8w) in [0, 1], on the CPU."""
+        if decoder == "vae":
+            return pixels_to_soft_mask(self.codec.decode(x0_hat)).cpu()
+        assert self.mask_head is not None
+        return self.mask_head(x0_hat).float().sigmoid().cpu()
+
+    def _velocity(self, x_t: Tensor, times: Tensor, condition: Condition) -> Tensor:
+        """x_t (B, 16, F, h, w), times (B, F) in [0, 1000] -> v like x_t."""
+        return self.transformer(
+            hidden_states=x_t,
+            timestep=times,
+            encoder_hidden_states=condition.hidden_states,
+            encoder_attention_mask=condition.attention_mask,
+        ).sample
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        negative_prompt: str | None = None,
+        num_inference_steps: int = 30,
+        guidance_scale: float = 5.0,
+        seed: int = 0,
+        height: int | None = None,
+        width: int | None = None,
+        num_images_per_prompt: int = 1,
+        batch_size: int = 8,
+    ) -> list[Image.Image]:
+        """Draw a picture from a caption, by Euler steps with classifier-free guidance.
+
+        Args:
+            prompt: a caption, or a list of them.
+            negative_prompt: what guidance leads away from; None is the empty caption.
+            num_inference_steps: Euler steps.
+            guidance_scale: v = v_null + guidance_scale * (v_prompt - v_null); 1 is none, in half the time.
+            seed: of the first picture; picture i of the result has the seed `seed + i`.
+            height, width: in pixels, multiples of a patch (16); None is the model's resolution.
+            num_images_per_prompt: pictures of each caption, one after the other in the result.
+            batch_size: pictures in a forward pass.
+
+        Returns:
+            RGB pictures, in order; a list for a single caption, too.
+
+        Raises:
+            ValueError: an empty or endless caption, a wrong option.
+        """
+        _check_counts(
+            num_inference_steps=num_inference_steps,
+            num_images_per_prompt=num_images_per_prompt,
+            batch_size=batch_size,
+        )
+        captions = [caption for caption in _checked_texts(prompt) for _ in range(num_images_per_prompt)]
+        _check_seed(seed)
+        _check_seed(seed + len(captions))
+        if not 0 <= guidance_scale < float("inf"):
+            raise ValueError(
+                f"Got guidance_scale {guidance_scale}, expected at least 0: 1 is none, 5 is usual."
+            )
+        height = self.config.resolution if height is None else height
+        width = self.config.resolution if width is None else width
+        if min(height, width) < 1 or height % self._cell or width % self._cell:
+            raise ValueError(
+                f"Got {height} x {width} pixels to draw, expected positive multiples of {self._cell}."
+            )
+
+        shape = (self.vae.config.z_dim, height // COMPRESSION, width // COMPRESSION)
+        null = self.encoder.encode_captions([negative_prompt or ""]) if guidance_scale != 1 else None
+        pictures: list[Image.Image] = []
+        batches = _chunks(list(range(len(captions))), batch_size)
+        with self.progress_bar(total=num_inference_steps * len(batches)) as progress:
+            for indices in batches:
+                condition = self.encoder.encode_captions([captions[i] for i in indices])
+                noise = torch.cat([seeded_noise(seed + i, shape) for i in indices])
+
+                def velocity(x_t: Tensor, timestep: Tensor, condition: Condition = condition) -> Tensor:
+                    frame, times = x_t.unsqueeze(2), timestep.expand(len(x_t), 1)
+                    v = self._velocity(frame, times, condition)
+                    if null is not None:
+                        v_null = self._velocity(frame, times, null.expand(len(x_t)))
+                        v = v_null + guidance_scale * (v - v_null)
+                    progress.update()
+                    return v.squeeze(2)
+
+                x0 = integrate(
+                    self.scheduler, noise.to(self._execution_device), velocity, num_inference_steps
+                )
+                pictures += _to_pictures(self.codec.decode(x0))
+        self.maybe_free_model_hooks()
+        return pictures
+
+
+def _chunks(indices: list[int], size: int) -> list[list[int]]:
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
+def _resize(soft_mask: Tensor, height: int, width: int) -> np.ndarray:
+    """(h, w) -> (height, width) float32, bilinear; antialiased where that is smaller."""
+    resized = F.interpolate(soft_mask[None, None], size=(height, width), mode="bilinear", antialias=True)
+    return resized[0, 0].clamp(0, 1).numpy()
+
+
+def _to_pictures(pixels: Tensor) -> list[Image.Image]:
+    """(B, 3, H, W) in [-1, 1] -> RGB pictures."""
+    levels = ((pixels + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(level) for level in levels]
+
+
+def _checked_texts(text: str | Sequence[str]) -> list[str]:
+    texts = [text] if isinstance(text, str) else list(text)
+    for one in texts:
+        if not isinstance(one, str):
+            raise ValueError(
+                f"Got a text of type {type(one).__name__}, expected a string such as 'the red mug'."
+            )
+        if not one.strip():
+            raise ValueError(f"Got the empty text {one!r}, expected words such as 'the red mug'.")
+    return texts
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"Got {name}={count!r}, expected a whole number of at least 1.")
+
+
+def _check_seed(seed: int) -> None:
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ValueError(f"Got seed {seed!r}, expected a whole number in [0, 2**63).")

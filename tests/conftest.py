@@ -1,0 +1,53 @@
+"""A toy pipeline, in memory and as a folder, shared by all tests of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from diffusers import FlowMatchEulerDiscreteScheduler
+from PIL import Image
+
+from genmask.pipeline import GenMaskPipeline
+from tests.toy import toy_processor, toy_transformer, toy_vae, toy_vlm
+
+
+def toy_pipeline(**components: object) -> GenMaskPipeline:
+    """Real classes with seeded random weights; pictures are processed at 64 x 64 pixels."""
+    parts: dict = {
+        "transformer": toy_transformer(),
+        "vae": toy_vae(),
+        "vlm": toy_vlm(),
+        "processor": toy_processor(),
+        "scheduler": FlowMatchEulerDiscreteScheduler(),
+        "resolution": 64,
+    }
+    pipeline = GenMaskPipeline(**{**parts, **components})
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def pipeline() -> GenMaskPipeline:
+    """Not to be changed by a test: make one with `toy_pipeline()` for that."""
+    return toy_pipeline()
+
+
+@pytest.fixture(scope="session")
+def toy_pipeline_folder(pipeline: GenMaskPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy pipeline as `save_pretrained` writes it. Copy it before changing it."""
+    folder = tmp_path_factory.mktemp("toy") / "pipeline"
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def random_picture(seed: int = 0, width: int = 80, height: int = 60) -> Image.Image:
+    """Noise of low frequency, so that resizing leaves something to see."""
+    levels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(levels).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    return random_picture()
