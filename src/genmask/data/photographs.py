@@ -188,8 +188,7 @@ class Photographs:
         return [label for label in by_area if shares[label] >= self.min_share] or by_area[:1]
 
     def _draw_absent(self, row: int, rng: np.random.Generator) -> str:
-        """A class that is not in a fully labelled photograph: one of its source's own (half of the time), or a
-        stranger."""
+        """A class that is not in a fully labelled photograph: half of the time of its source, else strange."""
         photo = self.photographs[row]
         if row not in self._absent:
             present = frozenset(photo.classes.values())
