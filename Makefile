@@ -1,0 +1,53 @@
+# Two commands, each doing its own set-up in .venv:
+#
+#   make demo    segment the example pictures with the bundled model and say where the results are
+#   make test    the quick tests: every law, one small instance of each
+#
+# Then: make test-all (the long counts too), make lint, make clean (build and test leftovers, not .venv).
+#
+# On a machine without a GPU the CPU build of PyTorch is a tenth of the download:
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+PYTHON ?= $(or $(shell command -v python3.11),python3)
+TORCH_INDEX ?=
+VENV ?= .venv
+WORKERS ?= 2
+
+BIN := $(VENV)/bin
+TORCH := $(shell grep "^torch==" constraints.txt)
+# Test processes run side by side, and small tensors gain nothing from threads.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+.PHONY: demo test test-all lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.installed-dev
+	$(PYTEST) -m "not slow"
+
+test-all: $(VENV)/.installed-dev
+	$(PYTEST)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# The stamps are made anew where the pinned versions or the dependencies have changed.
+$(VENV)/.torch: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+	$(BIN)/python -m pip install -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	touch $@
