@@ -1,4 +1,4 @@
-"""Draws a contact sheet of the drawn scenes, to be looked at: python benchmarks/scene_sheet.py --output sheet.png"""
+"""A contact sheet of the drawn scenes, to look at: python benchmarks/scene_sheet.py --output sheet.png"""
 
 from __future__ import annotations
 

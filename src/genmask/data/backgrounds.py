@@ -1,4 +1,4 @@
-"""Photograph-like backgrounds from a few small random arrays: grass, sky, sand, water, wood, brick and so on."""
+"""Photograph-like backgrounds from a few small random arrays: grass, sky, sand, water, wood, brick, ..."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def smooth_noise(rng: np.random.Generator, size: Size, cells: tuple[float, float
 def cloudy_noise(
     rng: np.random.Generator, size: Size, cells: tuple[float, float], octaves: int = 3
 ) -> np.ndarray:
-    """(H, W) float32, about [0, 1] with mean 0.5: octaves of smooth noise, each twice as fine and half as strong."""
+    """(H, W) float32, about [0, 1]: octaves of smooth noise, each twice as fine and half as strong."""
     noise = sum(
         smooth_noise(rng, size, (cells[0] * 2**k, cells[1] * 2**k)) * (0.5**k) for k in range(octaves)
     )
@@ -143,20 +143,27 @@ class Background:
     """How a caption says it: "two red stars {where}"."""
     hides: frozenset[str]
     """Colours of objects that it would hide."""
+    solid: bool = True
+    """Whether objects cast a shadow on it."""
 
 
 BACKGROUNDS: dict[str, Background] = {
     "grass": Background(paint=_grass, where="on grass", hides=frozenset({"green"})),
-    "sky": Background(paint=_sky, where="in a cloudy sky", hides=frozenset({"white", "blue"})),
+    "sky": Background(paint=_sky, where="in a cloudy sky", hides=frozenset({"white", "blue"}), solid=False),
     "sand": Background(paint=_sand, where="on sand", hides=frozenset({"yellow", "brown"})),
     "water": Background(paint=_water, where="on water", hides=frozenset({"blue"})),
     "wood": Background(paint=_wood, where="on a wooden table", hides=frozenset({"brown", "orange"})),
     "brick": Background(paint=_brick, where="on a brick wall", hides=frozenset({"red", "brown", "orange"})),
     "stone": Background(paint=_stone, where="on stone", hides=frozenset({"gray"})),
-    "night": Background(paint=_night, where="in the night sky", hides=frozenset({"black", "blue", "purple"})),
+    "night": Background(
+        paint=_night, where="in the night sky", hides=frozenset({"black", "blue", "purple"}), solid=False
+    ),
     "snow": Background(paint=_snow, where="on snow", hides=frozenset({"white"})),
     "wall": Background(paint=_wall, where="on a plain wall", hides=frozenset({"white", "gray"})),
     "meadow": Background(
-        paint=_meadow, where="in a meadow under the sky", hides=frozenset({"green", "blue", "white"})
+        paint=_meadow,
+        where="in a meadow under the sky",
+        hides=frozenset({"green", "blue", "white"}),
+        solid=False,
     ),
 }

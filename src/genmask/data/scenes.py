@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from random import Random
 from typing import Literal
-
-import numpy as np
 
 from genmask.data.dialogues import caption, dialogues
 from genmask.data.drawing import Scene, draw_scene
@@ -16,8 +15,9 @@ from genmask.data.expressions import Expression, expressions
 class Scenes:
     """Drawn scenes with exact masks, made on the fly.
 
-    Index `i` is expression `i % K` of scene `i // K`, with `K = Scenes.EXPRESSIONS_PER_SCENE`: read in order, a scene is
-    drawn once. What an index holds depends on split, seed, index and size alone; the two splits never meet.
+    Index `i` is expression `i % K` of scene `i // K`, with `K = Scenes.EXPRESSIONS_PER_SCENE`: read in order,
+    each scene is drawn once. What an index holds depends on split, seed, index and size alone; the two splits
+    share nothing.
 
     Args:
         split: "train" or "val".
@@ -82,14 +82,14 @@ class Scenes:
         )
 
     def dialogues(self, index: int) -> list[Dialogue]:
-        """Questions on the index's picture and their exact answers; other indices of the scene ask other questions."""
+        """Questions on the index's picture and exact answers; other indices of the scene ask other ones."""
         return dialogues(self.scene(index), self.expression(index), self._stream("dialogues", index))
 
     def _stream(self, purpose: str, index: int) -> Random:
         return Random(f"genmask scenes/{self.split}/{self.seed}/{purpose}/{index}")
 
     def _draw(self, index: int) -> tuple[Scene, list[Expression]]:
-        index = int(np.int64(index))
+        index = operator.index(index)
         if index < 0 or (self.length is not None and index >= self.length):
             raise IndexError(
                 f"Got index {index}, expected 0 <= index" + (f" < {self.length}." if self.length else ".")

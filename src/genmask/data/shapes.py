@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import pi
 from typing import Literal
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 Paint = Literal["fill", "shade", "dark", "light", "wood", "hole"]
-"""fill: the object's own colour and texture; shade: a darker tone of it; hole: nothing, what lies behind shows."""
+"""fill: the object's own colour and texture; shade: a darker tone of it; hole: what lies behind shows."""
 Outline = np.ndarray
 """(N, 2) float, x then y."""
 
@@ -21,7 +23,7 @@ class Shape:
     parts: tuple[tuple[Paint, Outline], ...]
     plural: str
     turn: float = 180.0
-    """Largest rotation in degrees, either way; small where "up" matters or a turned one would be another shape."""
+    """Largest rotation in degrees, either way; small where "up" matters or turning would change the shape."""
     synonym: str = ""
     """Another word people use, never for another category; empty if there is none."""
 
@@ -217,3 +219,19 @@ SHAPES: dict[str, Shape] = {
         turn=20,
     ),
 }
+
+
+@lru_cache
+def silhouette_area(category: str) -> float:
+    """Area of a category's silhouette in units of its own coordinates, where the whole square has 4."""
+    raster = Image.new("1", (200, 200))
+    pen = ImageDraw.Draw(raster)
+    for paint, outline in SHAPES[category].parts:
+        pen.polygon(((outline + 1) * 100).ravel().tolist(), fill=paint != "hole")
+    return 4 * float(np.asarray(raster).mean())
+
+
+@lru_cache
+def reach(category: str) -> float:
+    """Distance from the centre to the outermost point of a category, in units of its own coordinates."""
+    return max(float(np.hypot(*outline.T).max()) for _, outline in SHAPES[category].parts)
