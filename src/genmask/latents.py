@@ -49,7 +49,6 @@ class LatentCodec:
             )
         self.vae = vae
         self.decode_dtype = decode_dtype
-        self._taps: dict[tuple[int, torch.dtype], tuple[tuple, Tensor]] = {}
 
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> the mode of the posterior, (B, 16, H/8, W/8) float32, normalised."""
@@ -156,18 +155,9 @@ class LatentCodec:
             stride = conv.stride[1:]
         else:
             padding, stride = conv.padding, conv.stride
+        # The last temporal tap, contiguous (twice as fast). Made anew on every call: a kept copy would go stale unseen
+        # when somebody writes to `parameter.data`, as moving averages do.
+        tap = conv.weight[:, :, -1] if conv.weight.ndim == 5 else conv.weight
+        tap = tap.to(x.dtype).contiguous(memory_format=torch.channels_last)
         bias = None if conv.bias is None else conv.bias.to(x.dtype)
-        return F.conv2d(x, self._tap(conv, x.dtype), bias, stride, padding)
-
-    def _tap(self, conv: nn.Conv2d | WanCausalConv3d, dtype: torch.dtype) -> Tensor:
-        """The 2-D kernel, contiguous and of the computing dtype; cached while the parameter stays what it was."""
-        parameter = conv.weight
-        tap = parameter[:, :, -1] if parameter.ndim == 5 else parameter
-        if torch.is_grad_enabled() and parameter.requires_grad:
-            return tap.to(dtype)
-        state = (parameter.data_ptr(), parameter._version, parameter.device)
-        cached = self._taps.get((id(conv), dtype))
-        if cached is None or cached[0] != state:
-            cached = (state, tap.detach().to(dtype).contiguous(memory_format=torch.channels_last))
-            self._taps[id(conv), dtype] = cached
-        return cached[1]
+        return F.conv2d(x, tap, bias, stride, padding)

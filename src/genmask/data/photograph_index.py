@@ -26,6 +26,9 @@ class Photograph:
     classes: dict[int, str]
     """Names of the classes that have at least one pixel, by id."""
     captions: tuple[str, ...] = ()
+    height: int
+    """Of the picture, in pixels; so is the width."""
+    width: int
 
     @property
     def id(self) -> str:
@@ -67,6 +70,8 @@ def read_index(folder: Path, split: str) -> list[Photograph]:
             labels=folder / row["labels"],
             classes={label: classes[label] for label in sorted(row["present"])},
             captions=tuple(" ".join(caption.split()) for caption in row.get("captions", ())),
+            height=row["height"],
+            width=row["width"],
         )
         for row in rows
         if row["split"] == split and row["present"]

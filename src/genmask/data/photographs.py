@@ -21,15 +21,18 @@ an object ends.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
+from genmask.data.dialogues import CAPTION_REQUESTS, box_words, grounding_prompt
 from genmask.data.example import Dialogue, Example
 from genmask.data.photograph_index import (
     LAYOUT,
+    Photograph,
     find_sources,
     read_classes,
     read_index,
@@ -73,6 +76,7 @@ class Photographs:
         area: processing area in pixels (see `images.processing_size`), or None.
         min_share: smallest share of the photograph that a class must cover to be asked for in training.
         absent_share: share of empty targets in training among the examples of fully labelled sources.
+        select: which photographs to keep; None for all.
 
     Raises:
         ValueError: unknown split or source; files that are missing or not as the layout says.
@@ -88,13 +92,19 @@ class Photographs:
         area: int | None = None,
         min_share: float = 0.003,
         absent_share: float = 0.12,
+        select: Callable[[Photograph], bool] | None = None,
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"Got split {split!r}, expected one of {', '.join(SPLITS)}.")
         folders = [Path(root) / source for source in find_sources(Path(root), sources)]
         self.split, self.seed, self.area = split, seed, area
         self.min_share, self.absent_share = min_share, absent_share
-        self.photographs = [photograph for folder in folders for photograph in read_index(folder, split)]
+        self.photographs = [
+            photograph
+            for folder in folders
+            for photograph in read_index(folder, split)
+            if select is None or select(photograph)
+        ]
         if not self.photographs:
             raise ValueError(f"Got {str(root)!r} without any {split} photograph, expected {LAYOUT}.")
         self.pairs = [(row, label) for row, photo in enumerate(self.photographs) for label in photo.classes]
@@ -133,10 +143,9 @@ class Photographs:
         )
 
     def dialogues(self, index: int) -> list[Dialogue]:
-        """Questions and answers about a photograph: its caption, what is in it, whether there is something
-        and where.
+        """Questions and answers about a photograph: a caption, what is in it, is this there, and where.
 
-        "Please segment the tiger in the image." is answered by `box_answer`. "no" and "none" are said in
+        "Please segment the tiger in the image." is answered by `box_words`. "no" and "none" are said in
         fully labelled sources only.
         """
         row, rng = self._row(index), np.random.default_rng((self.seed, index, 2))
@@ -145,14 +154,14 @@ class Photographs:
         names = [self.photographs[row].classes[label] for label in by_area]
         chosen = int(rng.integers(len(names)))
         turns = [
-            ("Describe the image.", self._caption(row, rng)),
-            ("What is in the image?", ", ".join(names)),
+            (CAPTION_REQUESTS[rng.integers(len(CAPTION_REQUESTS))], self._caption(row, rng)),
+            ("List what is in the image.", ", ".join(names)),
             (existence_question(names[chosen]), "yes"),
-            (_instruction(names[chosen]), box_answer(labels == by_area[chosen])),
+            (grounding_prompt(names[chosen]), box_words(labels == by_area[chosen])),
         ]
         if self.photographs[row].source in FULLY_LABELLED:
             asked, sought = (self._draw_absent(row, rng) for _ in range(2))
-            turns += [(existence_question(asked), "no"), (_instruction(sought), "none")]
+            turns += [(existence_question(asked), "no"), (grounding_prompt(sought), "none")]
         return [Dialogue(image=image, question=question, answer=answer) for question, answer in turns]
 
     def preload(self) -> None:
@@ -188,7 +197,7 @@ class Photographs:
         return [label for label in by_area if shares[label] >= self.min_share] or by_area[:1]
 
     def _draw_absent(self, row: int, rng: np.random.Generator) -> str:
-        """A class that is not in a fully labelled photograph: half of the time of its source, else strange."""
+        """A class that is not in a fully labelled photograph: of its source half of the time."""
         photo = self.photographs[row]
         if row not in self._absent:
             present = frozenset(photo.classes.values())
@@ -238,21 +247,3 @@ class Photographs:
         image = image.resize((width, height), Image.Resampling.LANCZOS)
         self._cache[row] = (np.asarray(image), resize_labels(labels, height, width))
         return self._cache[row]
-
-
-def box_answer(mask: np.ndarray, grid: int = 100) -> str:
-    """What a model answers for a mask: "box LEFT TOP RIGHT BOTTOM", or "none" where it is empty.
-
-    The four are whole numbers from 0 to `grid - 1`: the cells, of `grid` across and `grid` down, that hold
-    the first and the last column and row of the mask.
-    """
-    if not mask.any():
-        return "none"
-    (height, width), rows, columns = mask.shape, np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    left, right = columns[[0, -1]] * grid // width
-    top, bottom = rows[[0, -1]] * grid // height
-    return f"box {left} {top} {right} {bottom}"
-
-
-def _instruction(name: str) -> str:
-    return f"Please segment the {name} in the image."

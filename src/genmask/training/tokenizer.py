@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer of Qwen2.5's kind, trained on texts of one's own: the same pieces, fewer of them."""
+"""A byte-level BPE tokenizer of Qwen2.5's kind, trained on texts of one's own."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def train_tokenizer(
     """Learn a vocabulary.
 
     Args:
-        texts: what the tokenizer will see: prompts, answers, captions. Any other text still round-trips, byte by byte.
+        texts: what the tokenizer will see: prompts, answers, captions. Any other text still round-trips, in bytes.
         vocab_size: number of tokens at most, the 256 bytes and the special tokens included.
         min_frequency: a pair must occur so often to be merged.
 
     Returns:
-        A tokenizer whose special tokens stand after the learned vocabulary, as Qwen2.5's do; it saves to and loads
-        from tokenizer.json with `AutoTokenizer`.
+        A tokenizer whose special tokens stand after the learned vocabulary, as Qwen2.5's do. It saves to
+        tokenizer.json, and `AutoTokenizer` loads it.
 
     Raises:
         ValueError: `vocab_size` has no room for the bytes and the special tokens.

@@ -1,0 +1,147 @@
+"""Training a small Qwen2.5-VL from scratch: a language-model loss on answers about pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
+
+from genmask.conditioning import InstructionEncoder
+from genmask.data.example import Dialogue
+from genmask.objectives import WeightedSum
+from genmask.processor import GenMaskProcessor, PromptBatch
+from genmask.training.batches import StepBatches
+from genmask.training.small_vlm import small_vlm_config
+from genmask.training.tokenizer import train_tokenizer
+
+
+class DialogueSource(Protocol):
+    """Anything that can be asked about its `index`-th picture."""
+
+    def dialogues(self, index: int) -> list[Dialogue]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageConfig:
+    """A small Qwen2.5-VL and what it is trained on."""
+
+    hidden_size: int = 256
+    """Width of the language model: the transformer's `text_dim`."""
+    num_layers: int = 4
+    num_heads: int = 4
+    intermediate_size: int = 512
+    vision_hidden_size: int = 128
+    vision_depth: int = 3
+    vision_num_heads: int = 4
+    vision_intermediate_size: int = 256
+    patch_size: int = 8
+    """Pixels; two by two patches make a token."""
+    vocab_size: int = 1536
+    tokenizer_samples: int = 6000
+    """Pictures whose dialogues the vocabulary is learned from."""
+    batch_size: int = 32
+    """Pictures per step."""
+    seed: int = 0
+
+
+def build_processor(config: LanguageConfig, sources: Sequence[DialogueSource]) -> GenMaskProcessor:
+    """A vocabulary learned from the sources' dialogues."""
+    texts = (
+        text
+        for index in range(config.tokenizer_samples)
+        for dialogue in sources[index % len(sources)].dialogues(index)
+        for text in (dialogue.question, dialogue.answer)
+    )
+    tokenizer = train_tokenizer(texts, vocab_size=config.vocab_size)
+    pictures = Qwen2VLImageProcessorPil(patch_size=config.patch_size, merge_size=2, temporal_patch_size=2)
+    return GenMaskProcessor(pictures, tokenizer)
+
+
+def build_vlm(config: LanguageConfig, processor: GenMaskProcessor) -> Qwen2_5_VLForConditionalGeneration:
+    """Seeded random weights."""
+    torch.manual_seed(config.seed)
+    return Qwen2_5_VLForConditionalGeneration(
+        small_vlm_config(
+            processor,
+            hidden_size=config.hidden_size,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            intermediate_size=config.intermediate_size,
+            vision_hidden_size=config.vision_hidden_size,
+            vision_depth=config.vision_depth,
+            vision_num_heads=config.vision_num_heads,
+            vision_intermediate_size=config.vision_intermediate_size,
+        )
+    )
+
+
+class LanguageTask:
+    """Cross-entropy of the answers to questions, caption requests, boxes and indirect instructions."""
+
+    def __init__(
+        self,
+        config: LanguageConfig,
+        sources: Sequence[DialogueSource],
+        validation: Sequence[DialogueSource],
+        processor: GenMaskProcessor,
+    ) -> None:
+        self.config = config
+        self.sources = sources
+        self.processor = processor
+        self.validation = [
+            _prepare(processor, [_draw(source, index, 0) for index in range(0, 32 * 5, 5)]) for source in validation
+        ]
+        self.vlm = build_vlm(config, processor)
+        self.modules = nn.ModuleDict({"vlm": self.vlm})
+        self.encoder = InstructionEncoder(self.vlm, processor, differentiable=True)
+
+    def batches(self) -> Dataset:
+        return StepBatches(self._dialogues)
+
+    def _dialogues(self, step: int) -> PromptBatch:
+        size, count = self.config.batch_size, len(self.sources)
+        indices = range(step * size, (step + 1) * size)
+        return _prepare(
+            self.processor, [_draw(self.sources[i % count], i // count, self.config.seed) for i in indices]
+        )
+
+    def losses(self, batch: Any, step: int) -> dict[str, WeightedSum]:
+        _, tokens = self.encoder.encode_dialogues(batch)
+        return {"language": WeightedSum(tokens.sum(), torch.tensor(float(tokens.numel())))}
+
+    def evaluate(self) -> dict[str, float]:
+        """Loss of held-out answers, nats per token, and the share of tokens given more than half of the probability."""
+        scores = {}
+        for number, batch in enumerate(self.validation):
+            _, tokens = self.encoder.encode_dialogues(batch)
+            scores[f"validation_{number}_loss"] = float(tokens.mean())
+            scores[f"validation_{number}_accuracy"] = float((tokens < np.log(2)).float().mean())
+        return scores
+
+    def save(self, folder: Path) -> None:
+        """bfloat16 safetensors in the transformers layout, and the processor beside them."""
+        self.vlm.to(torch.bfloat16).save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+
+def _draw(source: DialogueSource, index: int, seed: int) -> Dialogue:
+    """One of the dialogues on a picture; groundings and indirect instructions, the last two, more often."""
+    found = source.dialogues(index)
+    weights = np.linspace(1.0, 2.0, len(found))
+    rng = np.random.default_rng((seed, index))
+    return found[rng.choice(len(found), p=weights / weights.sum())]
+
+
+def _prepare(processor: GenMaskProcessor, dialogues: Sequence[Dialogue]) -> PromptBatch:
+    return processor.prepare(
+        [dialogue.question for dialogue in dialogues],
+        [dialogue.image for dialogue in dialogues],
+        [dialogue.answer for dialogue in dialogues],
+    )
