@@ -1,17 +1,17 @@
 """The denoiser: Wan-2.1's diffusion transformer with one noise level per frame and a mask over the text.
 
-The architecture and the parameters are those of diffusers' `WanTransformer3DModel`, so a genuine Wan folder loads strictly
-(but for the width of the text). What differs is how they are run:
+Architecture and parameters are diffusers' `WanTransformer3DModel`: a genuine Wan folder loads, strictly,
+but for the width of the text. What differs is how they are run:
 
-* every frame has its own timestep: the picture is a frame at t = 0, the mask a frame at t (the paper's "VAE shortcut");
-* padded text positions are masked out in cross-attention, so a sample's output does not depend on its batch;
-* everything about time, the norms and RoPE stay float32 whatever the rest of the model runs in.
+* every frame has its own timestep: the picture is a frame at t = 0, the mask one at t (the "VAE shortcut");
+* padded text is masked out in cross-attention: a sample's output does not depend on its batch;
+* whatever concerns time, the norms and RoPE stay float32, whatever the rest of the model runs in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,32 +30,31 @@ from diffusers.models.transformers.transformer_wan import (
 from diffusers.utils import apply_lora_scale
 from torch import Tensor, nn
 
-PAPER_CONFIG: dict[str, Any] = dict(
-    patch_size=(1, 2, 2),
-    num_attention_heads=12,
-    attention_head_dim=128,
-    in_channels=16,
-    out_channels=16,
-    text_dim=3584,
-    freq_dim=256,
-    ffn_dim=8960,
-    num_layers=30,
-    cross_attn_norm=True,
-    qk_norm="rms_norm_across_heads",
-    eps=1e-6,
-    rope_max_seq_len=1024,
-)
+PAPER_CONFIG: dict[str, Any] = {
+    "patch_size": (1, 2, 2),
+    "num_attention_heads": 12,
+    "attention_head_dim": 128,
+    "in_channels": 16,
+    "out_channels": 16,
+    "text_dim": 3584,
+    "freq_dim": 256,
+    "ffn_dim": 8960,
+    "num_layers": 30,
+    "cross_attn_norm": True,
+    "qk_norm": "rms_norm_across_heads",
+    "eps": 1e-6,
+    "rope_max_seq_len": 1024,
+}
 """Wan-2.1-T2V-1.3B with the text width of Qwen2.5-VL-7B: 1,418,210,368 parameters."""
 
 MASKED_ATTENTION_BACKENDS = ("native", "_native_cudnn", "_native_efficient", "_native_math")
-"""The diffusers attention backends that take a boolean mask: PyTorch's scaled dot product attention and its kernels."""
+"""The attention backends of diffusers that take a boolean mask: PyTorch's own, and its kernels by name."""
 
 
 class GenMaskAttnProcessor:
-    """Wan's attention, with a mask over the keys, and with the norm of queries and keys and RoPE in float32."""
+    """Wan's attention with a mask over the keys; the norms of query and key and RoPE run in float32."""
 
-    _attention_backend = None
-    _parallel_config = None
+    _attention_backend = None  # set by diffusers' set_attention_backend
 
     def __call__(
         self,
@@ -65,51 +64,64 @@ class GenMaskAttnProcessor:
         attention_mask: Tensor | None = None,
         rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """hidden_states (B, T, dim) attends to itself, or to encoder_hidden_states (B, N, dim) where the mask is True.
+        """Attend from hidden_states (B, T, dim) to itself, or to encoder_hidden_states (B, N, dim).
 
-        attention_mask: (B, N) bool. rotary_emb: cosine and sine, each (1, T, 1, head_dim) with every value twice.
+        attention_mask: (B, N) bool, True where a key counts. rotary_emb: cosine, sine, (1, T, 1, head_dim).
         """
         query, key, value = _get_qkv_projections(attn, hidden_states, encoder_hidden_states)
         query = attn.norm_q(query.float()).unflatten(2, (attn.heads, -1))
         key = attn.norm_k(key.float()).unflatten(2, (attn.heads, -1))
         value = value.unflatten(2, (attn.heads, -1))
         if rotary_emb is not None:
-            query = rotate(query, *rotary_emb)
-            key = rotate(key, *rotary_emb)
+            query, key = rotate(query, *rotary_emb), rotate(key, *rotary_emb)
+        query, key = query.type_as(value), key.type_as(value)
         if attention_mask is not None:
             refuse_maskless_backend(self._attention_backend)
             attention_mask = attention_mask[:, None, None, :]
-        attended = dispatch_attention_fn(
-            query.type_as(value),
-            key.type_as(value),
-            value,
-            attn_mask=attention_mask,
-            backend=self._attention_backend,
-            parallel_config=self._parallel_config,
-        )
+
+        if self._attention_backend is None and value.device.type == "cpu" and value.dtype == torch.bfloat16:
+            attended = attend_by_products(query, key, value, attention_mask)
+        else:
+            attended = dispatch_attention_fn(
+                query, key, value, attn_mask=attention_mask, backend=self._attention_backend
+            )
         return attn.to_out[1](attn.to_out[0](attended.flatten(2, 3)))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """RoPE on neighbouring pairs of channels. x: (B, T, heads, head_dim) float32."""
+    """RoPE on pairs of channels. x: (B, T, heads, head_dim) float32; cos and sin hold each value twice."""
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     return x * cos + torch.stack((-odd, even), dim=-1).flatten(-2) * sin
 
 
-def refuse_maskless_backend(backend: Any) -> None:
-    """Raise ValueError if the attention backend in force would reject, misread or drop a boolean mask of the keys."""
+def attend_by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(Q K^T / sqrt(d)) V with query, key and value (B, tokens, heads, d), as the two products it is.
+
+    For bf16 on CPU: the fused kernel of torch 2.13 takes twice as long there in the forward, and with the
+    backward 2.5 times as long for 128 queries and keys, seven times for 48 keys. mask: (B, 1, 1, keys) bool.
+    """
+    query, key, value = (x.transpose(1, 2) for x in (query * query.shape[-1] ** -0.5, key, value))
+    scores = query @ key.transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return (scores.softmax(dim=-1) @ value).transpose(1, 2)
+
+
+def refuse_maskless_backend(backend: str | None) -> None:
+    """Raise ValueError if the attention backend in force would reject, misread or drop a mask of the keys."""
     name = AttentionBackendName(backend or _AttentionBackendRegistry.get_active_backend()[0]).value
     if name not in MASKED_ATTENTION_BACKENDS:
         raise ValueError(
-            f"Got attention backend {name!r} and an encoder_attention_mask, which it cannot take; expected one of "
-            f"{', '.join(MASKED_ATTENTION_BACKENDS)}. Call set_attention_backend('native'), at least on each block's attn2."
+            f"Got attention backend {name!r}, which cannot take encoder_attention_mask; "
+            f"expected one of {', '.join(MASKED_ATTENTION_BACKENDS)}. Call set_attention_backend('native') "
+            "on the transformer, or on the attn2 of every block to keep the other for self-attention."
         )
 
 
 class PatchEmbedding(nn.Conv3d):
-    """Wan's patch embedding as the matrix product it is, since kernel equals stride.
+    """Wan's patch embedding as the matrix product that it is, since kernel equals stride.
 
-    The bf16 backward of Conv3d on CPU gives silent NaN gradients at widths of 1280 and up; this does not, and is faster.
+    The backward of Conv3d in bf16 on CPU gives NaN gradients, silently, at widths of 1280 and up.
     """
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -117,15 +129,16 @@ class PatchEmbedding(nn.Conv3d):
         p_t, p_h, p_w = self.kernel_size
         patches = hidden_states.unflatten(4, (-1, p_w)).unflatten(3, (-1, p_h)).unflatten(2, (-1, p_t))
         patches = patches.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)
-        embedded = F.linear(patches.type_as(self.weight), self.weight.flatten(1), self.bias)
-        return embedded.permute(0, 4, 1, 2, 3)
+        return F.linear(patches.type_as(self.weight), self.weight.flatten(1), self.bias).permute(
+            0, 4, 1, 2, 3
+        )
 
 
 class GenMaskTimeTextEmbedding(WanTimeTextImageEmbedding):
-    """Wan's condition embedder: time in float32, whatever autocast or the dtype of the text say."""
+    """Wan's embedding of time and text; time in float32, whatever autocast or the dtype of the text say."""
 
     def forward(self, timestep: Tensor, encoder_hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """timestep (B, F), text (B, N, text_dim) -> time (B, F, dim), modulation (B, F, 6, dim), text (B, N, dim)."""
+        """(B, F), (B, N, text_dim) -> time (B, F, dim), modulation (B, F, 6, dim), text (B, N, dim)."""
         with torch.autocast(device_type=timestep.device.type, enabled=False):
             features = self.timesteps_proj(timestep.flatten()).unflatten(0, timestep.shape)
             temb = self.time_embedder(features)
@@ -134,7 +147,7 @@ class GenMaskTimeTextEmbedding(WanTimeTextImageEmbedding):
 
 
 class GenMaskBlock(WanTransformerBlock):
-    """Wan's transformer block with AdaLN per frame: one modulation for all tokens of a frame, broadcast over them."""
+    """Wan's transformer block with AdaLN per frame: one modulation, broadcast over the tokens of a frame."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -149,40 +162,48 @@ class GenMaskBlock(WanTransformerBlock):
         rotary_emb: tuple[Tensor, Tensor],
         encoder_attention_mask: Tensor | None = None,
     ) -> Tensor:
-        """hidden_states (B, F * S, dim), frame after frame; temb (B, F, 6, dim) float32; text (B, N, dim), mask (B, N)."""
-        modulation = self.scale_shift_table + temb
-        shift_1, scale_1, gate_1, shift_3, scale_3, gate_3 = modulation.chunk(6, dim=2)  # each (B, F, 1, dim)
+        """Self-attention, cross-attention, feed-forward: (B, F * S, dim) -> the same, S tokens to a frame.
 
-        normed = modulate(self.norm1(hidden_states.float()), shift_1, scale_1).type_as(hidden_states)
-        hidden_states = add_gated(hidden_states, self.attn1(normed, rotary_emb=rotary_emb), gate_1)
+        encoder_hidden_states: (B, N, dim), its mask (B, N) bool; temb: modulation, (B, F, 6, dim) float32.
+        """
+        modulation = self.scale_shift_table + temb
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = modulation.chunk(6, dim=2)  # each (B, F, 1, dim)
+
+        normed = modulate(self.norm1(hidden_states.float()), shift, scale).type_as(hidden_states)
+        hidden_states = add_gated(hidden_states, self.attn1(normed, rotary_emb=rotary_emb), gate)
 
         normed = self.norm2(hidden_states.float()).type_as(hidden_states)
         hidden_states = hidden_states + self.attn2(normed, encoder_hidden_states, encoder_attention_mask)
 
-        normed = modulate(self.norm3(hidden_states.float()), shift_3, scale_3).type_as(hidden_states)
-        return add_gated(hidden_states, self.ffn(normed), gate_3)
+        normed = modulate(self.norm3(hidden_states.float()), ffn_shift, ffn_scale).type_as(hidden_states)
+        return add_gated(hidden_states, self.ffn(normed), ffn_gate)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x * (1 + scale) + shift per frame. x: (B, F * S, dim) float32; shift, scale: (B, F, 1, dim) float32."""
+    """x * (1 + scale) + shift per frame. x: (B, F * S, dim); shift, scale: (B, F, 1, dim); all float32."""
     return (x.unflatten(1, (shift.shape[1], -1)) * (1 + scale) + shift).flatten(1, 2)
 
 
 def add_gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
-    """x + gate * update per frame, computed in float32. x, update: (B, F * S, dim); gate: (B, F, 1, dim) float32."""
+    """x + update * gate in each frame, in float32. x, update: (B, F * S, dim); gate: (B, F, 1, dim)."""
     gated = update.unflatten(1, (gate.shape[1], -1)) * gate
     return (x.float() + gated.flatten(1, 2)).type_as(x)
 
 
 class GenMaskTransformer(WanTransformer3DModel):
-    """The velocity network f(x_t, t, condition) of Eq. 2, with Wan's own configuration and state-dict keys."""
+    """The velocity network f(x_t, t, condition) of Eq. 2, with Wan's configuration and state-dict keys.
 
-    _no_split_modules = ["GenMaskBlock"]
-    _repeated_blocks = ["GenMaskBlock"]
-    _keep_in_fp32_modules = [
-        "rope", "time_embedder", "time_proj", "scale_shift_table", "norm1", "norm2", "norm3", "norm_q", "norm_k",
+    When it is cast to bf16 or fp16 (`.to`, `from_pretrained(torch_dtype=...)`), what `_keep_in_fp32_modules` names
+    stays float32. Raises ValueError for the configuration of an image-to-video Wan.
+    """
+
+    _no_split_modules: ClassVar[list[str]] = ["GenMaskBlock"]
+    _repeated_blocks: ClassVar[list[str]] = ["GenMaskBlock"]
+    _keep_in_fp32_modules: ClassVar[list[str]] = [
+        "rope", "time_embedder", "time_proj", "scale_shift_table",
+        "norm1", "norm2", "norm3", "norm_q", "norm_k",
     ]  # fmt: skip
-    _cp_plan = None  # Wan's plan splits tokens between devices, which would cut through frames
+    _cp_plan = None  # Wan's context parallelism splits tokens between devices: it would cut through frames
 
     def __init__(
         self,
@@ -209,8 +230,8 @@ class GenMaskTransformer(WanTransformer3DModel):
             )
         if any(option is not None for option in (image_dim, added_kv_proj_dim, pos_embed_seq_len)):
             raise ValueError(
-                f"Got image_dim={image_dim}, added_kv_proj_dim={added_kv_proj_dim}, pos_embed_seq_len={pos_embed_seq_len}, "
-                "expected None: the picture enters as a frame, so take a Wan text-to-video model, not an image-to-video one."
+                f"Got {image_dim=}, {added_kv_proj_dim=}, {pos_embed_seq_len=}, expected None for all: the "
+                "picture enters as a frame. Take a text-to-video Wan, not an image-to-video one."
             )
         super().__init__(
             patch_size=patch_size,
@@ -237,26 +258,17 @@ class GenMaskTransformer(WanTransformer3DModel):
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GenMaskTransformer:
-        """Move or cast all tensors, as `.to`, `.bfloat16`, `.half`, `.cuda` do, but never round those kept in float32."""
-        kept = {id(tensor) for tensor in self._float32_tensors()}
+        """What `.to`, `.bfloat16`, `.half`, `.cuda` call: move and cast, but round nothing kept float32."""
+        tensors = [*self.named_parameters(), *self.named_buffers()]
+        kept = {x for name, x in tensors if not set(name.split(".")).isdisjoint(self._keep_in_fp32_modules)}
+        kept |= {x.grad for x in kept if x.grad is not None}
 
-        def fn_keeping_float32(tensor: Tensor) -> Tensor:
-            result = fn(tensor)
-            if id(tensor) in kept and result.is_floating_point() and result.itemsize < 4:
-                return tensor.to(result.device, torch.float32)
-            return result
+        def fn_keeping_float32(x: Tensor) -> Tensor:
+            result = fn(x)
+            rounds = x in kept and result.is_floating_point() and result.itemsize < torch.float32.itemsize
+            return x.to(result.device, torch.float32) if rounds else result
 
         return super()._apply(fn_keeping_float32, recurse)
-
-    def _float32_tensors(self) -> list[Tensor]:
-        """The parameters, their gradients, and the buffers whose name has a part in `_keep_in_fp32_modules`."""
-        named = [*self.named_parameters(), *self.named_buffers()]
-        kept = [
-            tensor
-            for name, tensor in named
-            if not set(self._keep_in_fp32_modules).isdisjoint(name.split("."))
-        ]
-        return kept + [tensor.grad for tensor in kept if tensor.grad is not None]
 
     @apply_lora_scale("attention_kwargs")
     def forward(
@@ -272,11 +284,11 @@ class GenMaskTransformer(WanTransformer3DModel):
 
         Args:
             hidden_states: (B, C, F, h, w) noised latents; h and w multiples of the patch size.
-            timestep: (B, F) float32 in [0, 1000], one per frame, 0 for a frame without noise; (B,) gives all frames the same.
+            timestep: (B, F) float32 in [0, 1000], 0 for a frame without noise; (B,) holds for all frames.
             encoder_hidden_states: (B, N, text_dim), the condition.
-            encoder_attention_mask: (B, N) bool, True on real tokens, at least one per sample; None: all are real.
+            encoder_attention_mask: (B, N) bool, True on real tokens, at least one each; None: all are real.
             return_dict: True for an object with `.sample`, False for a tuple of one.
-            attention_kwargs: {"scale": float} scales the LoRA adapters for this call.
+            attention_kwargs: {"scale": float} scales the LoRA adapters in this call.
 
         Returns:
             `.sample` (B, out_channels, F, h, w), in the dtype of hidden_states.
@@ -307,44 +319,33 @@ class GenMaskTransformer(WanTransformer3DModel):
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
     def _check_inputs(
-        self,
-        hidden_states: Tensor,
-        timestep: Tensor,
-        encoder_hidden_states: Tensor,
-        encoder_attention_mask: Tensor | None,
+        self, hidden_states: Tensor, timestep: Tensor, text: Tensor, text_mask: Tensor | None
     ) -> Tensor:
-        """The timestep as (B, F) float32; ValueError for anything `forward` cannot take."""
+        """The timestep as (B, F) float32; ValueError for anything that `forward` cannot take."""
         batch, channels, frames, height, width = hidden_states.shape
         _, p_h, p_w = self.config.patch_size
-        limit = self.config.rope_max_seq_len
+        rows, columns, limit = height // p_h, width // p_w, self.config.rope_max_seq_len
         if channels != self.config.in_channels:
-            raise ValueError(
-                f"Got hidden_states with {channels} channels, expected {self.config.in_channels}."
-            )
+            raise ValueError(f"Got {channels} latent channels, expected {self.config.in_channels}.")
         if height % p_h or width % p_w:
+            raise ValueError(f"Got latents of {height} x {width}, expected multiples of {p_h} x {p_w}.")
+        if max(frames, rows, columns) > limit:
             raise ValueError(
-                f"Got latents of {height} x {width}, expected multiples of the patch size {p_h} x {p_w}."
-            )
-        if max(frames, height // p_h, width // p_w) > limit:
-            raise ValueError(
-                f"Got {frames} frames of {height // p_h} x {width // p_w} patches, expected at most {limit} of each: "
-                "resize the picture, or configure a larger rope_max_seq_len."
+                f"Got {frames} frames of {rows} x {columns} patches, expected at most {limit} of each. "
+                "Make the picture smaller."
             )
         if timestep.dtype in (torch.bfloat16, torch.float16):
-            raise ValueError(
-                f"Got a timestep in {timestep.dtype}, expected float32: bfloat16 rounds 999.4 to 1000."
-            )
+            raise ValueError(f"Got a {timestep.dtype} timestep, expected float32: bf16 makes 1000 of 999.4.")
         if timestep.shape not in ((batch,), (batch, frames)):
+            raise ValueError(f"Got timestep {tuple(timestep.shape)}, expected {(batch, frames)}.")
+        if text.ndim != 3 or (text.shape[0], text.shape[2]) != (batch, self.config.text_dim):
             raise ValueError(
-                f"Got timestep {tuple(timestep.shape)}, expected {(batch, frames)} or {(batch,)}."
+                f"Got encoder_hidden_states {tuple(text.shape)}, "
+                f"expected ({batch}, N, {self.config.text_dim})."
             )
-        if encoder_attention_mask is not None and (
-            encoder_attention_mask.dtype != torch.bool
-            or encoder_attention_mask.shape != encoder_hidden_states.shape[:2]
-        ):
+        if text_mask is not None and (text_mask.dtype != torch.bool or text_mask.shape != text.shape[:2]):
             raise ValueError(
-                f"Got encoder_attention_mask {tuple(encoder_attention_mask.shape)} {encoder_attention_mask.dtype}, "
-                f"expected {tuple(encoder_hidden_states.shape[:2])} torch.bool."
+                f"Got encoder_attention_mask {tuple(text_mask.shape)} {text_mask.dtype}, "
+                f"expected {tuple(text.shape[:2])} torch.bool."
             )
-        timestep = timestep.float()
-        return timestep[:, None].expand(batch, frames) if timestep.ndim == 1 else timestep
+        return timestep.float().reshape(batch, -1).expand(batch, frames)
