@@ -5,7 +5,7 @@
 #
 # Then: make test-all (the long counts too), make lint, make clean (build and test leftovers, not .venv).
 #
-# On a machine without a GPU the CPU build of PyTorch is a tenth of the download:
+# On a machine without a GPU the CPU build of PyTorch is a far smaller download:
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 PYTHON ?= $(or $(shell command -v python3.11),python3)
