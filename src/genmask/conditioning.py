@@ -1,7 +1,7 @@
 """Picture + instruction -> the hidden states that condition the transformer.
 
-The condition is the last layer of Qwen2.5-VL, after the final norm, at every token of the prompt. The language-model
-head is not run for it: the model's own forward is called (offload hooks live there) with no logits to keep.
+The condition is the last layer of Qwen2.5-VL, after the final norm, at every token of the prompt. The head is
+not run for it: the model's own forward is called (offload hooks live there) with no logits to keep.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Description:
     """What the model took an instruction to mean."""
 
     target: str
-    """Words for `segmentation_prompt`: the cleaned answer, or the instruction itself where the answer was empty."""
+    """Words for `segmentation_prompt`: the cleaned answer, or the instruction where the answer was empty."""
     answer: str
     """What the model wrote, as it wrote it."""
     is_fallback: bool
@@ -117,8 +117,8 @@ class InstructionEncoder:
     def encode_prompts(self, image: Picture, texts: Sequence[str], batch_size: int = 16) -> Condition:
         """`encode_segmentation` of many targets in one picture, which is read only once.
 
-        The picture stands before the text and the model is causal: what all prompts begin with has the same hidden
-        states in all, and its keys and values serve every further prompt.
+        The picture stands before the text and the model is causal: what all prompts begin with has the same
+        hidden states in all, and its keys and values serve every further prompt.
 
         Args:
             image: the picture.
@@ -148,7 +148,7 @@ class InstructionEncoder:
             return _condition(torch.cat(hidden_states), batch)
 
     def encode(self, batch: PromptBatch) -> Condition:
-        """Condition on the prompts of a batch; answers, if it has any, are left out (no prompt sees its answer)."""
+        """Condition on the prompts of a batch; its answers, which no prompt sees, are left out."""
         return _condition(self.hidden_states(batch), batch)
 
     def hidden_states(self, batch: PromptBatch) -> Tensor:
@@ -166,8 +166,8 @@ class InstructionEncoder:
             batch: with labels.
 
         Returns:
-            The condition as `encode` gives it, and the cross-entropy of each answer token (and end of turn), in
-            nats, float32, (number of them,), in the batch's order; its mean is the language-model loss.
+            The condition as `encode` gives it, and the cross-entropy of each answer token (and end of turn) in
+            nats, (number of them,) float32, in the batch's order. Its mean is the language-model loss.
         """
         if batch.labels is None:
             raise ValueError("Got a batch without labels, expected one prepared with answers.")
@@ -183,7 +183,7 @@ class InstructionEncoder:
 
     @torch.no_grad()
     def describe(self, image: Picture, instruction: str, max_new_tokens: int = 48) -> Description:
-        """Ask the model which part of the picture an instruction means (the first stage of reasoning segmentation).
+        """Ask the model which part of the picture an instruction means: reasoning segmentation's first stage.
 
         Args:
             image: the picture.
@@ -229,7 +229,7 @@ class InstructionEncoder:
         cache: DynamicCache | None = None,
         use_cache: bool = False,
     ) -> tuple[Tensor, DynamicCache | None]:
-        """The model's own forward without the head: hidden states (B, N, D) after the final norm, keys and values."""
+        """The model's forward without its head: hidden states (B, N, D) after the last norm, and the cache."""
         device = self._device
         output = self.vlm(
             input_ids=input_ids.to(device),
@@ -251,7 +251,7 @@ class InstructionEncoder:
 
 
 def clean_answer(answer: str) -> str:
-    """The first line of an answer without quotation marks and closing stops; empty if it holds no letter or digit."""
+    """An answer's first line without quotation marks and stops at its ends; empty if it holds no word."""
     lines = [line for line in answer.splitlines() if any(map(str.isalnum, line))]
     return " ".join(lines[0].split()).strip("\"'`*.:;, ") if lines else ""
 

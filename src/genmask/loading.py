@@ -1,7 +1,7 @@
 """Strict loading of a network from a folder: its config.json and safetensors, every key accounted for.
 
-The libraries' own loaders answer a missing or misspelt key with a warning and a random or meta-device parameter. Here
-it is an error that names the key. Pickled weights are never read.
+The libraries' own loaders answer a missing or misspelt key with a warning and a random or meta-device
+parameter. Here it is an error that names the key. Pickled weights are never read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RENAMED_KEYS = {
 
 
 class ModelFolderError(ValueError):
-    """A model folder that cannot be used; the message is one line: what was found, expected, and what to do."""
+    """A model folder that cannot be used; the message is one line: what was found, expected, what to do."""
 
 
 def load_model(model_class: Any, folder: str | Path, *, dtype: torch.dtype | None = None) -> Any:
@@ -40,7 +40,7 @@ def load_model(model_class: Any, folder: str | Path, *, dtype: torch.dtype | Non
 
     Args:
         model_class: a diffusers `ModelMixin` or transformers `PreTrainedModel` class.
-        folder: holds config.json and model.safetensors or diffusion_pytorch_model.safetensors, single or sharded.
+        folder: holds config.json and one of `WEIGHT_NAMES`, whole or in shards.
         dtype: floating type of the parameters; None keeps the file's. Modules that the class lists in
             `_keep_in_fp32_modules` are float32 whenever a dtype is asked for.
 
@@ -48,11 +48,11 @@ def load_model(model_class: Any, folder: str | Path, *, dtype: torch.dtype | Non
         The model on the CPU, in evaluation mode; no tensor of it is on the meta device.
 
     Raises:
-        ModelFolderError: a missing, half-written or unreadable file; a missing or unexpected key; a wrong shape.
+        ModelFolderError: a missing or half-written file; a missing or unexpected key; a wrong shape.
     """
     folder = Path(folder)
     config = read_json(folder / "config.json")
-    with _parameters_on_meta():
+    with _parameters_on_meta(), torch.random.fork_rng(devices=[]):  # some constructors draw
         try:
             if hasattr(model_class, "config_class"):
                 model = model_class(model_class.config_class.from_dict(config))
@@ -61,7 +61,7 @@ def load_model(model_class: Any, folder: str | Path, *, dtype: torch.dtype | Non
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise ModelFolderError(
                 f"Got {folder / 'config.json'} that {model_class.__name__} cannot be built from "
-                f"({one_line(error)}), expected a config saved by that class."
+                f"({_one_line(error)}), expected a config saved by that class."
             ) from error
     load_weights(model, folder, dtype=dtype)
     return model.eval()
@@ -104,8 +104,8 @@ def load_weights(
             if keys
         ]
         raise ModelFolderError(
-            f"Got weights in {folder} that do not fit {type(model).__name__}: {' and '.join(parts)}; expected exactly "
-            f"its {len(expected)} keys. Take config.json and weights from the same model."
+            f"Got weights in {folder} that do not fit {type(model).__name__}: {' and '.join(parts)}; "
+            f"expected exactly its {len(expected)} keys. Take config.json and weights from the same model."
         )
     if unknown := sorted(set(leave_out) - expected.keys()):
         raise ModelFolderError(f"Got keys to leave out that {type(model).__name__} lacks: {_some(unknown)}.")
@@ -139,16 +139,17 @@ def load_weights(
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises ModelFolderError, in one line, if it is missing or is no JSON object."""
+    """The object in a JSON file; ModelFolderError if it is missing, half-written or another kind of value."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelFolderError(
-            f"Got {file.parent} without a readable {file.name} ({one_line(error)}), expected a complete model folder."
+            f"Got {file.parent} without a readable {file.name} ({_one_line(error)}), expected a "
+            "complete model folder."
         ) from error
     except ValueError as error:
         raise ModelFolderError(
-            f"Got {file} that is not JSON ({one_line(error)}): half-written? Copy or download it again."
+            f"Got {file} that is not JSON ({_one_line(error)}): half-written? Copy or download it again."
         ) from error
     if not isinstance(content, dict):
         raise ModelFolderError(f"Got {file} that holds a {type(content).__name__}, expected a JSON object.")
@@ -165,13 +166,13 @@ def _weight_files(folder: Path) -> list[Path]:
             absent = [shard for shard in shards if not (folder / shard).is_file()]
             if absent or not shards:
                 raise ModelFolderError(
-                    f"Got {index} without {_some(absent) if absent else 'a weight_map'}, expected every shard it lists "
-                    "beside it. Copy or download the folder again."
+                    f"Got {index} without {_some(absent) if absent else 'a weight_map'}, expected every shard "
+                    "it lists beside it. Copy or download the folder again."
                 )
             return [folder / shard for shard in shards]
     raise ModelFolderError(
-        f"Got no weights in {folder}, expected {' or '.join(WEIGHT_NAMES)} (or its .index.json with the shards); "
-        "pickled weights (.bin, .pt) are not read."
+        f"Got no weights in {folder}, expected {' or '.join(WEIGHT_NAMES)} (or its .index.json with "
+        "the shards); pickled weights (.bin, .pt) are not read."
     )
 
 
@@ -182,17 +183,17 @@ def _opened(file: Path) -> Iterator[Any]:
             yield tensors
     except (SafetensorError, OSError) as error:
         raise ModelFolderError(
-            f"Got {file} that is not a whole safetensors file ({one_line(error)}): half-written? "
+            f"Got {file} that is not a whole safetensors file ({_one_line(error)}): half-written? "
             "Copy or download it again."
         ) from error
 
 
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
-    """Parameters made in this thread take no memory and no time to initialise; buffers get their real values."""
+    """Parameters made in this thread take no memory and no time to initialise; buffers get real values."""
     thread = threading.get_ident()
 
-    def to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+    def to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> Any:
         if parameter is None or threading.get_ident() != thread:
             return None
         return nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
@@ -208,6 +209,5 @@ def _some(names: list[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def one_line(error: Exception) -> str:
-    """An error's message without line breaks."""
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Pictures and words -> what Qwen2.5-VL's forward takes: chat template, token ids, rotary positions, picture patches."""
+"""Pictures and words -> what Qwen2.5-VL takes: chat template, token ids, rotary positions, patches."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin, Qwen2VLImageProcessorPil
-
-from genmask.loading import ModelFolderError, one_line
 
 IMAGE_TOKEN = "<|image_pad|>"
 IGNORED = -100
@@ -45,7 +43,8 @@ Picture = Image.Image | np.ndarray | Tensor
 def segmentation_prompt(target: str) -> str:
     """The instruction for a target: "a red mug." -> "Please segment the red mug in the image.".
 
-    White space is collapsed; a leading article and a closing full stop, which the sentence brings itself, are dropped.
+    White space is collapsed; a leading article and a closing full stop, which the sentence brings itself, are
+    dropped.
 
     Raises:
         ValueError: nothing is left of the target.
@@ -63,8 +62,8 @@ def segmentation_prompt(target: str) -> str:
 class PromptBatch:
     """Prompts, with their pictures and perhaps their answers, padded on the right to a common length N.
 
-    A causal model never looks right, so neither padding nor answer changes what a prompt's tokens become, and no
-    attention mask is needed.
+    A causal model never looks to the right, so neither padding nor answer changes what a prompt's tokens
+    become, and no attention mask is needed.
     """
 
     input_ids: Tensor
@@ -74,7 +73,7 @@ class PromptBatch:
     prompt_lengths: Tensor
     """(B,) int64: tokens of the prompt, template and picture included, answer excluded."""
     labels: Tensor | None = None
-    """(B, N) int64, the token itself on answers and their end of turn, -100 elsewhere; None without answers."""
+    """(B, N) int64: the token on answers and their end of turn, -100 elsewhere. None without answers."""
     pixel_values: Tensor | None = None
     """(patches of all pictures, 3 * temporal patch * patch * patch) float32; None without pictures."""
     image_grid_thw: Tensor | None = None
@@ -93,10 +92,10 @@ class PromptBatch:
 
 
 class GenMaskProcessor(ProcessorMixin):
-    """Qwen2.5-VL's picture processor, tokenizer and chat template, without the video part (which needs torchvision).
+    """Qwen2.5-VL's picture processor, tokenizer and chat template, without the video part (needs torchvision).
 
-    `from_pretrained` reads both what `save_pretrained` writes and a published Qwen2.5-VL folder. As a `ProcessorMixin`
-    it can be called like transformers' own; `prepare` is the direct way from prompts to a batch.
+    `from_pretrained` reads both what `save_pretrained` writes and a published Qwen2.5-VL folder. As a
+    `ProcessorMixin` it can be called like transformers' own; `prepare` is the direct way to a batch.
     """
 
     return_mm_token_type_ids = True
@@ -120,17 +119,9 @@ class GenMaskProcessor(ProcessorMixin):
     def _get_arguments_from_pretrained(
         cls, folder: Any, processor_dict: dict | None = None, **kwargs: Any
     ) -> list:
-        try:
-            return [
-                # Not the automatic class: it takes the torchvision processor wherever that is installed, other pixels.
-                Qwen2VLImageProcessorPil.from_pretrained(folder, **kwargs),
-                AutoTokenizer.from_pretrained(folder, **kwargs),
-            ]
-        except Exception as error:  # the tokenizers library raises bare Exception
-            raise ModelFolderError(
-                f"Got {folder} without a usable processor ({one_line(error)}), expected a picture processor's "
-                "configuration, tokenizer.json and tokenizer_config.json. Copy or download the folder again."
-            ) from error
+        # Not the automatic class: it takes the torchvision processor where that is installed, and other pixels.
+        image_processor = Qwen2VLImageProcessorPil.from_pretrained(folder, **kwargs)
+        return [image_processor, AutoTokenizer.from_pretrained(folder, **kwargs)]
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
         """One placeholder per token that the picture becomes."""
@@ -147,9 +138,8 @@ class GenMaskProcessor(ProcessorMixin):
 
         Args:
             prompts: what the user says after the picture ("Please segment the mug in the image."), B of them.
-            images: one per prompt, or None for a prompt without; (B, H, W, 3) uint8 is the same for all at once.
-            answers: one per prompt, or None for a prompt whose answer is not trained on. They follow the prompt
-                as the assistant's turn.
+            images: one per prompt, None for a prompt without; or all at once, (B, H, W, 3) uint8.
+            answers: one per prompt, None for a prompt without. They follow it as the assistant's turn.
 
         Returns:
             The batch, on the CPU.
@@ -175,7 +165,7 @@ class GenMaskProcessor(ProcessorMixin):
         grids: Sequence[Tensor | None] | None = None,
         answers: Sequence[str | None] | None = None,
     ) -> PromptBatch:
-        """`prepare` for pictures whose patches are made elsewhere: `grids` are rows of their `image_grid_thw`."""
+        """`prepare` for pictures whose patches are made elsewhere: `grids` holds their `image_grid_thw`."""
         count = len(prompts)
         grids = [None] * count if grids is None else grids
         replies = [None] * count if answers is None else answers
@@ -218,7 +208,7 @@ class GenMaskProcessor(ProcessorMixin):
         )
 
     def patches(self, images: Sequence[Picture] | Tensor) -> tuple[Tensor, Tensor]:
-        """Resize to multiples of the token size where needed, normalise, cut into patches in the model's order.
+        """Resize to multiples of a token's side where needed, normalise, cut into patches in model order.
 
         The picture is never scaled to Qwen's own pixel limits: the model sees what the VAE sees.
 
@@ -272,7 +262,8 @@ class GenMaskProcessor(ProcessorMixin):
         for text, ids in zip(texts, tokens, strict=True):
             if len(ids) > MAX_TEXT_TOKENS:
                 raise ValueError(
-                    f"Got a text of {len(ids)} tokens ({text[:40]!r}...), expected at most {MAX_TEXT_TOKENS}: shorten it."
+                    f"Got a text of {len(ids)} tokens ({text[:40]!r}...), expected at most {MAX_TEXT_TOKENS}: "
+                    "shorten it."
                 )
         return tokens
 
@@ -293,8 +284,8 @@ class GenMaskProcessor(ProcessorMixin):
             or bool(image) != with_image
         ):
             raise ValueError(
-                f"Got a chat template that renders a turn as {dialogue!r}, expected the picture ({IMAGE_TOKEN}), the "
-                "text and the answer once each, in this order, as Qwen2.5-VL's template does."
+                f"Got a chat template that renders a turn as {dialogue!r}, expected the picture "
+                f"({IMAGE_TOKEN}), the text and the answer once each, in this order, as Qwen2.5-VL's template does."
             )
 
         def ids(piece: str) -> list[int]:
@@ -321,10 +312,10 @@ class _Frame:
 
 
 def rope_positions(length: int, image_at: int = 0, grid: tuple[int, int] | None = None) -> Tensor:
-    """Positions of a sequence with at most one picture, (3, length): time, height and width (Qwen2-VL's M-RoPE).
+    """Positions of a sequence with at most one picture, (3, length): time, height, width (Qwen2-VL's M-RoPE).
 
-    Text counts on equally in all three; the picture's tokens, `grid` rows by columns of them from index `image_at` on,
-    share one time and count rows and columns; the text after it goes on from the larger of the two.
+    Text counts on equally in all three. The picture's tokens, `grid` rows by columns of them from index
+    `image_at` on, share one time and count rows and columns; the text after it goes on from the larger of the two.
     """
     steps = torch.arange(length)
     if grid is None:

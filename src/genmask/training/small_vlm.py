@@ -23,8 +23,8 @@ def small_vlm_config(
 ) -> Qwen2_5_VLConfig:
     """Configuration of a `Qwen2_5_VLForConditionalGeneration` with this processor's vocabulary and patches.
 
-    Embedding and head are tied, and every vision block attends to the whole picture (Qwen's window attention pays
-    off at its own picture sizes only). Feed-forward layers default to 8/3 of the width, in multiples of 32.
+    Embedding and head are tied, and every vision block attends to the whole picture (Qwen's window attention
+    pays off at its own picture sizes only). Feed-forward layers default to 8/3 of the width, in multiples of 32.
 
     Args:
         processor: gives vocabulary, special tokens, patch, merge and temporal patch size.
@@ -45,8 +45,8 @@ def small_vlm_config(
     head_width, vision_head_width = hidden_size / num_heads, vision_hidden_size / vision_num_heads
     if head_width % 16 or vision_head_width % 4:
         raise ValueError(
-            f"Got head widths {head_width:g} (language) and {vision_head_width:g} (vision), expected multiples "
-            "of 16 and of 4: choose widths and numbers of heads accordingly."
+            f"Got head widths {head_width:g} (language) and {vision_head_width:g} (vision), expected "
+            "multiples of 16 and of 4: choose widths and numbers of heads accordingly."
         )
     tokenizer, images = processor.tokenizer, processor.image_processor
     half = int(head_width) // 2

@@ -31,7 +31,7 @@ def train_tokenizer(
     """Learn a vocabulary.
 
     Args:
-        texts: what the tokenizer will see: prompts, answers, captions. Any other text still round-trips, in bytes.
+        texts: what the tokenizer will see: prompts, answers, captions. Any other text still round-trips.
         vocab_size: number of tokens at most, the 256 bytes and the special tokens included.
         min_frequency: a pair must occur so often to be merged.
 
