@@ -227,17 +227,21 @@ def _plural(scene: Scene, rng: Random) -> Draft:
 
 def _absent(scene: Scene, rng: Random) -> Draft:
     """Mostly the colour of one object with the category of another: each word is right, only not together."""
-    thing, other = rng.choice(scene.objects), rng.choice(scene.objects)
+    looks = [(thing.category, thing.colour) for thing in scene.objects]
+    crossed = [(c, colour) for c, _ in looks for _, colour in looks if (c, colour) not in looks]
+    thing, other = rng.sample(scene.objects, 2)
     how = rng.random()
-    if how < 0.6:
-        return Query(category=thing.category, colour=other.colour), None
-    if how < 0.7:
+    if crossed and how < 0.7:
+        category, colour = rng.choice(crossed)
+        return Query(category=category, colour=colour), None
+    if how < 0.8:
         return Query(category=thing.category, size=rng.choice(("small", "large"))), None
-    if how < 0.8 and thing.category != other.category:
+    if how < 0.9:
         relation: Relation = rng.choice(("left of", "right of", "above", "below"))
-        return Query(category=thing.category, relation=relation, anchor=Query(category=other.category)), None
-    colour = rng.choice(list(COLOURS)) if rng.random() < 0.5 else None
-    return Query(category=rng.choice(list(SHAPES)), colour=colour), None
+        anchor = Query(category=other.category, colour=rng.choice((None, other.colour)))
+        return Query(category=thing.category, relation=relation, anchor=anchor), None
+    novel = rng.choice(list(COLOURS)) if rng.random() < 0.5 else None
+    return Query(category=rng.choice(list(SHAPES)), colour=novel), None
 
 
 _GENERATORS: dict[Kind, Callable[[Scene, Random], Draft]] = {
