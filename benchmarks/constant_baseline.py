@@ -3,8 +3,8 @@
 For every class of every source, the masks of all training photographs that have it are averaged on a grid
 stretched to the photograph; the average is thresholded where that gives the best overall IoU on the training
 masks themselves. This constant answers for every validation photograph that has the class, and is scored at
-the photograph's own size, over all (photograph, class) pairs, unlabelled pixels left out. A model has to beat it
-to show that it looks.
+the photograph's own size, over all (photograph, class) pairs, unlabelled pixels left out. A model has to beat
+it to show that it looks.
 
     python benchmarks/constant_baseline.py FOLDER_OF_PHOTOGRAPHS
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Formats that are read: plain raster formats, none that Pillow hands to an outside program (EPS, SVG)."""
 MAX_PIXELS = 100_000_000
 """Largest picture that is decoded, in pixels; read from the header, before any memory is taken."""
@@ -88,7 +88,7 @@ def processing_size(height: int, width: int, area: int, multiple: int = 16) -> t
 
     def error(size: tuple[int, int]) -> float:
         ratio = math.log(size[1] / size[0]) - math.log(exact_long / exact_short)
-        return abs(ratio) + abs(math.log(size[0] * size[1] / area))
+        return 2 * abs(ratio) + abs(math.log(size[0] * size[1] / area))  # so that a square stays one
 
     candidates = [(a, b) for a in neighbours(exact_short) for b in neighbours(exact_long) if a <= b]
     best_short, best_long = min(candidates, key=error)
@@ -180,7 +180,9 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return ImageOps.exif_transpose(image)
     except Exception:  # damaged metadata does not spoil the pixels
         return image
 

@@ -99,8 +99,8 @@ def read_mask(path: Path) -> np.ndarray:
     highest = values.max(initial=0)
     if 1 < highest <= 127:
         raise ValueError(
-            f"Got the mask {path} with values up to {highest}, expected black (0) and white (255): write one such "
-            "mask for each sentence."
+            f"Got the mask {path} with values up to {highest}, expected black (0) and white (255): write "
+            "one such mask for each sentence."
         )
     return values > (0 if highest == 1 else 127)
 

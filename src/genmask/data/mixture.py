@@ -50,8 +50,8 @@ class Mixture:
     """Examples of several sources, interleaved.
 
     `mixture[i]` needs nothing but `i`, so the order does not depend on workers or processes: process r of n
-    takes `i = r, r + n, ...`. Each source's samples are spread one per equal stretch of the pattern, at a random
-    place in it: short runs hold nearly, any `PERIOD` consecutive samples exactly, the shares (to 1 / `PERIOD`).
+    takes `i = r, r + n, ...`. Each source's samples are spread one per equal stretch of the pattern, at a
+    random place in it: short runs hold nearly, any `PERIOD` consecutive samples exactly, their shares.
 
     Iterating goes on without end from `position`, which `state_dict` saves and `load_state_dict` restores.
 

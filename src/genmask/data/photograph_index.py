@@ -11,9 +11,11 @@ import numpy as np
 from PIL import Image
 
 LAYOUT = "<root>/<source>/ with index.jsonl, classes.json, images/*.jpg and labels/*.png"
-"""`index.jsonl` has one object per photograph: image and labels (paths in the source's folder), split
-("train" or "val"), present (ids of the classes in it) and, for some, captions (a list of sentences).
-`classes.json` maps id to plain name."""
+"""`index.jsonl` has one object per photograph with the `ROW_FIELDS` and, for some, captions (a list of
+sentences). `classes.json` maps id to plain name; 0 is background or unlabelled."""
+ROW_FIELDS = ("image", "labels", "width", "height", "split", "present")
+"""Image and labels are paths in the source's folder; split is "train" or "val"; present lists the ids of the
+classes that have at least one pixel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,10 @@ def read_index(folder: Path, split: str) -> list[Photograph]:
     """The photographs of a split that have at least one class in them, in the order of the index."""
     classes, path = read_classes(folder), folder / "index.jsonl"
     rows = [_parse(line, f"{path}, line {n}") for n, line in enumerate(_read(path).splitlines(), start=1)]
+    for n, row in enumerate(rows, start=1):
+        missing = [field for field in ROW_FIELDS if field not in row]
+        if missing:
+            raise ValueError(f"Got {path}, line {n} without {missing[0]}, expected {', '.join(ROW_FIELDS)}.")
     return [
         Photograph(
             source=folder.name,

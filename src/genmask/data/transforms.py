@@ -17,7 +17,7 @@ from genmask.images import processing_size
 
 
 def resize(example: Example, height: int, width: int) -> Example:
-    """Another size: image by Lanczos, mask by coverage over one half, ignored wherever any pixel of it was."""
+    """Another size: image by Lanczos, mask by coverage over one half, ignored where any pixel of it was."""
     if example.image.shape[:2] == (height, width):
         return example
     image = Image.fromarray(example.image).resize((width, height), Image.Resampling.LANCZOS)
@@ -25,7 +25,7 @@ def resize(example: Example, height: int, width: int) -> Example:
         example,
         image=np.asarray(image),
         mask=None if example.mask is None else resize_mask(example.mask, height, width),
-        ignore=None if example.ignore is None else _resize_plane(example.ignore, height, width, BOX) > 0,
+        ignore=None if example.ignore is None else _any_in_cell(example.ignore, height, width),
     )
 
 
@@ -37,7 +37,8 @@ def resize_to_area(example: Example, area: int, multiple: int = 16) -> Example:
 
 def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     """(H, W) bool to (height, width) bool: antialiased bilinear, then over one half."""
-    return _resize_plane(mask, height, width, BILINEAR) > 0.5
+    coverage = Image.fromarray(mask.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(coverage) > 0.5
 
 
 def crop(example: Example, top: int, left: int, height: int, width: int) -> Example:
@@ -45,7 +46,7 @@ def crop(example: Example, top: int, left: int, height: int, width: int) -> Exam
     rows, columns = example.image.shape[:2]
     if min(top, left) < 0 or min(height, width) < 1 or top + height > rows or left + width > columns:
         raise ValueError(
-            f"Got a window of {height} x {width} at ({top}, {left}), expected it inside {rows} x {columns} pixels."
+            f"Got a window of {height} x {width} at ({top}, {left}), expected it in {rows} x {columns}."
         )
     window = (slice(top, top + height), slice(left, left + width))
     return replace(
@@ -74,8 +75,8 @@ def random_resized_crop(
     Args:
         scale: range of the window's share of the image's area.
         aspect: range of its width over height, relative to the image's own.
-        min_visible: smallest share of the target that stays in the window; if no window in `attempts` draws has
-            it, the whole image is resized.
+        min_visible: smallest share of the target that stays in the window; if no window in `attempts` draws
+            has it, the whole image is resized.
     """
     rows, columns = example.image.shape[:2]
     target = 0 if example.mask is None else int(example.mask.sum())
@@ -142,8 +143,8 @@ def color_jitter(
 class AspectBuckets:
     """Sizes of about the same area, one of which suits any picture, so that a batch can hold one size.
 
-    `sizes` are (height, width), sides multiples of `multiple`, from tall to wide, each with its transpose, up to a
-    ratio of `max_aspect`.
+    `sizes` are (height, width), sides multiples of `multiple`, from tall to wide, each with its transpose,
+    up to a ratio of `max_aspect`.
     """
 
     area: int
@@ -154,8 +155,8 @@ class AspectBuckets:
     def __post_init__(self) -> None:
         if self.multiple < 1 or self.area < self.multiple**2 or self.max_aspect < 1:
             raise ValueError(
-                f"Got area {self.area}, multiple {self.multiple}, max_aspect {self.max_aspect}; expected the area "
-                "at least the multiple squared, multiple and max_aspect at least 1."
+                f"Got area {self.area}, multiple {self.multiple}, max_aspect {self.max_aspect}; expected the "
+                "area at least the multiple squared, multiple and max_aspect at least 1."
             )
         square = max(1, round(math.sqrt(self.area) / self.multiple)) * self.multiple
         shorts = range(self.multiple, square + 1, self.multiple)
@@ -172,7 +173,6 @@ class AspectBuckets:
         return round(self.area / short / self.multiple) * self.multiple
 
 
-BOX, BILINEAR = Image.Resampling.BOX, Image.Resampling.BILINEAR
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Rec. 601 weights of red, green and blue."""
 _LEFT_OR_RIGHT = re.compile(r"\b(left|right)(most|wards?|hand)?\b", re.IGNORECASE)
@@ -185,6 +185,11 @@ def _swapped(word: str) -> str:
     return other.capitalize() if word[0].isupper() else other
 
 
-def _resize_plane(plane: np.ndarray, height: int, width: int, method: Image.Resampling) -> np.ndarray:
-    image = Image.fromarray(plane.astype(np.float32))
-    return np.asarray(image.resize((width, height), method))
+def _any_in_cell(plane: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(H, W) bool to (height, width) bool: whether any pixel that a new pixel touches is set."""
+    for axis, new in ((0, height), (1, width)):
+        old = plane.shape[axis]
+        starts, stops = np.arange(new) * old // new, -(-np.arange(1, new + 1) * old // new)
+        counts = np.insert(np.cumsum(plane, axis=axis), 0, 0, axis=axis)
+        plane = np.take(counts, stops, axis=axis) > np.take(counts, starts, axis=axis)
+    return plane
