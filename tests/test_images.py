@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -177,6 +177,7 @@ def test_wrong_arrays_and_float_images_are_refused() -> None:
     assert "float" in refusal(Image.new("F", (4, 4)))
 
 
+@settings(deadline=None)
 @given(
     height=st.integers(1, 5000),
     width=st.integers(1, 5000),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genmask.data.example import Example
@@ -132,6 +132,7 @@ def test_left_and_right_are_swapped_as_whole_words(text: str, swapped: str) -> N
     assert swap_left_right(text) == swapped
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="leftrigh mos-LR,", max_size=30))
 def test_swapping_twice_changes_nothing(text: str) -> None:
     words = text + " left Right LEFTMOST rightward"

@@ -29,15 +29,15 @@ def open_image(source: ImageSource) -> Image.Image:
     """Read a picture as RGB.
 
     Args:
-        source: a path, a PIL image (whose present frame is taken) or an ``(H, W, 3)`` uint8 RGB array.
+        source: a path, a PIL image (whose present frame is taken) or an `(H, W, 3)` uint8 RGB array.
 
     Returns:
         A loaded RGB image. EXIF rotation is applied; transparency is composited on white; of an animation
         the first frame is taken; 16-bit grey is scaled (not clipped) to 8 bits.
 
     Raises:
-        ImageError: missing, a folder, unreadable, truncated, zero-sized, over ``MAX_PIXELS``, thinner than
-            ``MAX_ASPECT``, or an array that is not ``(H, W, 3)`` uint8.
+        ImageError: missing, a folder, unreadable, truncated, zero-sized, over `MAX_PIXELS`, thinner than
+            `MAX_ASPECT`, or an array that is not `(H, W, 3)` uint8.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -69,9 +69,9 @@ def open_image(source: ImageSource) -> Image.Image:
 
 
 def processing_size(height: int, width: int, area: int, multiple: int = 16) -> tuple[int, int]:
-    """Size ``(height, width)`` at which a picture is processed.
+    """Size `(height, width)` at which a picture is processed.
 
-    Both sides are multiples of ``multiple`` (at least one), their product is about ``area`` pixels and their
+    Both sides are multiples of `multiple` (at least one), their product is about `area` pixels and their
     ratio as near to the picture's as that allows; a very thin picture keeps the area rather than the ratio.
     """
     if min(height, width, area, multiple) < 1:
@@ -96,7 +96,7 @@ def processing_size(height: int, width: int, area: int, multiple: int = 16) -> t
 
 
 def resize_to_area(image: Image.Image, area: int, multiple: int = 16) -> Image.Image:
-    """The picture at its ``processing_size``, antialiased (Lanczos)."""
+    """The picture at its `processing_size`, antialiased (Lanczos)."""
     height, width = processing_size(image.height, image.width, area, multiple)
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
