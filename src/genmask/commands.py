@@ -9,7 +9,6 @@ import contextlib
 import difflib
 import itertools
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -20,8 +19,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from genmask.pipeline import GenMaskPipeline
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -144,6 +141,8 @@ class Generate(Inference):
         if not self.texts:
             raise ValueError('Got no caption, expected one, as in genmask generate "a red star on grass"')
         prepare_output(self.output)
+        from genmask.segmentation import save_png
+
         records = []
         stems: set[str] = set()
         with only_json(self.json):
@@ -268,16 +267,6 @@ def unique_stem(name: str, taken: set[str]) -> str:
     stem = next(stem for n in itertools.count(1) if (stem := base if n == 1 else f"{base}-{n}") not in taken)
     taken.add(stem)
     return stem
-
-
-def save_png(picture: Image.Image, file: Path) -> None:
-    """In one step: whoever reads the folder never sees half a picture."""
-    partial = file.with_name(f".{file.name}.part")
-    try:
-        picture.save(partial, format="PNG")
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load(command: Inference) -> GenMaskPipeline:

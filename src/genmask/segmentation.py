@@ -149,8 +149,8 @@ class Segmentation:
         record = self.to_dict() | {"files": {"mask": files.mask.name, "overlay": files.overlay.name}}
 
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(files.mask, _png(Image.fromarray(self.mask.astype(np.uint8) * 255)))
-        _replace(files.overlay, _png(self.overlay()))
+        save_png(Image.fromarray(self.mask.astype(np.uint8) * 255), files.mask)
+        save_png(self.overlay(), files.overlay)
         _replace(files.json, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
         return files
 
@@ -160,6 +160,13 @@ def file_stem(text: str) -> str:
     return "-".join(re.findall(r"\w+", text.lower()))[:60].strip("-") or "mask"
 
 
+def save_png(image: Image.Image, path: Path) -> None:
+    """Write a picture without loss and in one step."""
+    buffer = BytesIO()
+    image.save(buffer, format="PNG")
+    _replace(path, buffer.getvalue())
+
+
 def _grow(mask: np.ndarray, pixels: int) -> np.ndarray:
     """`mask` (H, W) bool, dilated by a square of `pixels` on every side; as fast for many as for few."""
     window = 2 * pixels + 1
@@ -167,12 +174,6 @@ def _grow(mask: np.ndarray, pixels: int) -> np.ndarray:
         count = np.pad(mask, ((pixels + 1, pixels), (0, 0))).cumsum(axis=0, dtype=np.int32)
         mask = (count[window:] > count[:-window]).T
     return mask
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def _replace(path: Path, content: bytes) -> None:
