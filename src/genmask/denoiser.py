@@ -193,8 +193,8 @@ def add_gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
 class GenMaskTransformer(WanTransformer3DModel):
     """The velocity network f(x_t, t, condition) of Eq. 2, with Wan's configuration and state-dict keys.
 
-    When it is cast to bf16 or fp16 (`.to`, `from_pretrained(torch_dtype=...)`), what `_keep_in_fp32_modules` names
-    stays float32. Raises ValueError for the configuration of an image-to-video Wan.
+    Cast to bf16 or fp16 (`.to`, `from_pretrained(torch_dtype=...)`), what `_keep_in_fp32_modules` names stays
+    float32. Raises ValueError for the configuration of an image-to-video Wan.
     """
 
     _no_split_modules: ClassVar[list[str]] = ["GenMaskBlock"]
