@@ -158,9 +158,9 @@ def _colour(scene: Scene, rng: Random) -> Draft:
 
 
 def _size(scene: Scene, rng: Random) -> Draft:
-    thing = rng.choice(scene.objects)
+    thing = rng.choice([thing for thing in scene.objects if thing.size != "medium"] or scene.objects)
     noun = _noun(thing, rng)
-    if thing.size == "medium" or rng.random() < 0.4:
+    if thing.size == "medium" or rng.random() < 0.08:  # superlatives fit far more scenes, so try them seldom
         extreme: Extreme = rng.choice(("largest", "smallest"))
         return Query(category=noun.category, colour=noun.colour, extreme=extreme), noun
     return Query(category=noun.category, colour=noun.colour, size=thing.size), noun
@@ -188,9 +188,9 @@ def _relation(scene: Scene, rng: Random) -> Draft:
     dx, dy = thing.centre[0] - anchor.centre[0], thing.centre[1] - anchor.centre[1]
     how = rng.random()
     relation: Relation
-    if other in thing.covers and how < 0.5:
+    if other in thing.covers and how < 0.8:
         relation = "in front of"
-    elif index in anchor.covers and how < 0.5:
+    elif index in anchor.covers and how < 0.8:
         relation = "behind"
     elif how > 0.9:
         relation = "closest to"
