@@ -7,10 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from diffusers import FlowMatchEulerDiscreteScheduler
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from genmask.pipeline import GenMaskPipeline
 from tests.toy import toy_processor, toy_transformer, toy_vae, toy_vlm
+
+# The same examples on every run, and a busy machine is no failure.
+settings.register_profile(
+    "genmask", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("genmask")
 
 
 def toy_pipeline(**components: object) -> GenMaskPipeline:
