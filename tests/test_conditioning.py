@@ -139,6 +139,7 @@ def test_prepare_agrees_with_the_processor_called_the_library_way() -> None:
     inputs = processor(images=[image], text=[text], return_tensors="pt")
     batch = processor.prepare([question], [image])
     assert torch.equal(batch.input_ids, inputs["input_ids"])
+    assert batch.pixel_values is not None
     assert torch.allclose(batch.pixel_values, inputs["pixel_values"], atol=1e-6)
 
 
@@ -169,6 +170,10 @@ def test_an_endless_text_and_unequal_lengths_are_refused() -> None:
         processor.prepare(["word " * MAX_TEXT_TOKENS])
     with pytest.raises(ValueError, match="2 prompts, 1 images and 2 answers"):
         processor.prepare(["a", "b"], [picture(16, 16)])
+    with pytest.raises(ValueError, match="at least one"):
+        processor.prepare([])
+    with pytest.raises(ValueError, match=r"float64, expected \(H, W, 3\) uint8"):
+        processor.prepare(["a"], [np.zeros((16, 16, 3))])
 
 
 @given(text=st.text(max_size=40))
@@ -314,12 +319,13 @@ def test_one_forward_gives_condition_and_language_loss(encoder: InstructionEncod
     answers = ["the red mug in the image", None, "no", "the grass"]
     batch = encoder.processor.prepare(prompts, images, answers)
     condition, losses = encoder.encode_dialogues(batch)
+    assert batch.labels is not None
 
     alone = concatenate(
         [
-            encoder.encode_segmentation(images[:1], ["mug"]),
+            encoder.encode_segmentation([picture(32, 48)], ["mug"]),
             encoder.encode_captions(["a green star"]),
-            encoder.encode_segmentation(images[2:3], ["x"]),
+            encoder.encode_segmentation([picture(32, 48, 1)], ["x"]),
             encoder.encode_captions(["Which part of the image?"]),
         ]
     )

@@ -106,6 +106,28 @@ def test_both_layouts_of_the_vlm_keys_are_read(tmp_path: Path) -> None:
     assert_equal_tensors(load_model(Qwen2_5_VLForConditionalGeneration, tmp_path), model)
 
 
+def test_the_published_form_of_the_vlm_config_is_read(tmp_path: Path) -> None:
+    """Qwen's own config.json is flat, and says `rope_scaling` and `in_chans`."""
+    model = toy_vlm()
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    text, vision = config.pop("text_config"), config["vision_config"]
+    rope = text.pop("rope_parameters")
+    vision["in_chans"] = vision.pop("in_channels")
+    for modern in (text, vision):
+        del modern["model_type"]
+    del text["layer_types"], vision["rope_parameters"]
+    config |= text
+    config["rope_theta"] = rope["rope_theta"]
+    config["rope_scaling"] = {"type": "mrope", "mrope_section": rope["mrope_section"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = load_model(Qwen2_5_VLForConditionalGeneration, tmp_path)
+    assert_equal_tensors(loaded, model)  # rotary frequencies are among the buffers
+    ids = torch.arange(9).view(1, 9)
+    with torch.no_grad():
+        assert torch.equal(loaded(ids).logits, model(ids).logits)
+
+
 def test_the_tied_head_stays_tied(tmp_path: Path) -> None:
     toy_vlm().save_pretrained(tmp_path)
     model = load_model(Qwen2_5_VLForConditionalGeneration, tmp_path, dtype=torch.bfloat16)

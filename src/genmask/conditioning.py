@@ -175,9 +175,8 @@ class InstructionEncoder:
         targets = batch.labels[:, 1:].to(hidden_states.device)
         answered = targets != IGNORED
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
-            logits = self.vlm.lm_head(
-                hidden_states[:, :-1][answered]
-            )  # of the answers alone: the head is wide
+            # The head is wide: it projects the tokens before an answer's, and no others.
+            logits = self.vlm.lm_head(hidden_states[:, :-1][answered])
             losses = F.cross_entropy(logits.float(), targets[answered], reduction="none")
         return _condition(hidden_states, batch), losses
 
@@ -196,9 +195,8 @@ class InstructionEncoder:
         prompt = DESCRIBE_PROMPT.format(instruction=" ".join(instruction.split()))
         batch = self.processor.prepare([prompt], [image], answers=[""]).to(self._device)
         assert batch.pixel_values is not None
-        input_ids = batch.input_ids[
-            :, :-1
-        ]  # an empty answer without its end of turn: the model goes on from there
+        # An empty answer without its end of turn: the model goes on from there.
+        input_ids = batch.input_ids[:, :-1]
         tokenizer = self.processor.tokenizer
         output = self.vlm.generate(
             input_ids=input_ids,

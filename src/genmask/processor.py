@@ -147,17 +147,14 @@ class GenMaskProcessor(ProcessorMixin):
         Raises:
             ValueError: unequal lengths, or a text of more than `MAX_TEXT_TOKENS` tokens.
         """
-        if images is None:
-            return self.arrange(prompts, answers=answers)
-        present = images if isinstance(images, Tensor) else [image for image in images if image is not None]
-        if not len(present):
-            return self.arrange(prompts, [None] * len(images), answers)
+        pictures = [None] * len(prompts) if images is None else list(images)
+        present = [picture for picture in pictures if picture is not None]
+        if not present:
+            return self.arrange(prompts, [None] * len(pictures), answers)
         pixel_values, grids = self.patches(present)
         remaining = iter(grids)
-        batch = self.arrange(
-            prompts, [None if image is None else next(remaining) for image in images], answers
-        )
-        return replace(batch, pixel_values=pixel_values, image_grid_thw=grids)
+        owned = [None if picture is None else next(remaining) for picture in pictures]
+        return replace(self.arrange(prompts, owned, answers), pixel_values=pixel_values, image_grid_thw=grids)
 
     def arrange(
         self,
@@ -169,42 +166,34 @@ class GenMaskProcessor(ProcessorMixin):
         count = len(prompts)
         grids = [None] * count if grids is None else grids
         replies = [None] * count if answers is None else answers
-        if not count == len(grids) == len(replies):
+        if not 0 < count == len(grids) == len(replies):
             raise ValueError(
-                f"Got {count} prompts, {len(grids)} images and {len(replies)} answers, expected equally many."
+                f"Got {count} prompts, {len(grids)} images and {len(replies)} answers, expected equally many, "
+                "and at least one."
             )
-        rows, lengths, answer_starts, tables = [], [], [], []
+        rows, labels, lengths, layouts = [], [], [], []
         spoken = self._tokenize([reply or "" for reply in replies])
         for text, grid, reply, answer in zip(self._tokenize(prompts), grids, replies, spoken, strict=True):
             frame = self._frames[grid is not None]
             merged = None if grid is None else self._merged(grid)
-            placeholders = [self.image_token_id] * (merged[0] * merged[1] if merged else 0)
+            placeholders = [] if merged is None else [self.image_token_id] * (merged[0] * merged[1])
             row = [*frame.before_image, *placeholders, *frame.before_text, *text, *frame.after_text]
             lengths.append(len(row))
+            said = []
             if reply is not None:
                 row += frame.before_answer
-            answer_starts.append(len(row))
-            if reply is not None:
-                row += answer + frame.after_answer
-            rows.append(row)
-            tables.append((len(frame.before_image), merged))
+                said = [*answer, *frame.after_answer]
+            rows.append(row + said)
+            labels.append([IGNORED] * len(row) + said)
+            layouts.append((len(frame.before_image), merged))
 
-        width = max(map(len, rows))
-        input_ids = torch.tensor([row + [self.tokenizer.pad_token_id] * (width - len(row)) for row in rows])
-        labels = None
-        if answers is not None:
-            labels = torch.tensor(
-                [
-                    [IGNORED] * start + row[start:] + [IGNORED] * (width - len(row))
-                    for row, start in zip(rows, answer_starts, strict=True)
-                ]
-            )
-        positions = {table: rope_positions(width, *table) for table in set(tables)}
+        input_ids = _padded(rows, self.tokenizer.pad_token_id)
+        positions = {layout: rope_positions(input_ids.shape[1], *layout) for layout in set(layouts)}
         return PromptBatch(
             input_ids=input_ids,
-            position_ids=torch.stack([positions[table] for table in tables], dim=1),
+            position_ids=torch.stack([positions[layout] for layout in layouts], dim=1),
             prompt_lengths=torch.tensor(lengths),
-            labels=labels,
+            labels=None if answers is None else _padded(labels, IGNORED),
         )
 
     def patches(self, images: Sequence[Picture] | Tensor) -> tuple[Tensor, Tensor]:
@@ -213,25 +202,22 @@ class GenMaskProcessor(ProcessorMixin):
         The picture is never scaled to Qwen's own pixel limits: the model sees what the VAE sees.
 
         Args:
-            images: at least one; a (B, H, W, 3) uint8 tensor is quickest.
+            images: at least one. Quickest are pictures of one size that needs no change.
 
         Returns:
             `pixel_values` and `image_grid_thw` as in `PromptBatch`.
+
+        Raises:
+            ValueError: an array that is not (H, W, 3) uint8.
         """
         processor = self.image_processor
         cell = processor.patch_size * processor.merge_size
-        arrays = images if isinstance(images, Tensor) else [_to_array(image) for image in images]
-        sizes = {tuple(array.shape[:2]) for array in arrays}
-        if len(sizes) == 1 and all(side % cell == 0 for side in next(iter(sizes))):
-            batch = arrays if isinstance(arrays, Tensor) else torch.from_numpy(np.stack(arrays))
-            return self._patches_of_equal_sizes(batch)
+        arrays = [_to_array(image) for image in images]
+        sizes = {array.shape[:2] for array in arrays}
+        if len(sizes) == 1 and all(side % cell == 0 for side in arrays[0].shape[:2]):
+            return self._patches_of_equal_sizes(torch.from_numpy(np.stack(arrays)))
         limits = {"shortest_edge": cell**2, "longest_edge": 2**62}
-        inputs = processor(
-            [np.asarray(array) for array in arrays],
-            size=limits,
-            input_data_format="channels_last",
-            return_tensors="pt",
-        )
+        inputs = processor(arrays, size=limits, input_data_format="channels_last", return_tensors="pt")
         return inputs["pixel_values"], inputs["image_grid_thw"]
 
     def _patches_of_equal_sizes(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -244,9 +230,8 @@ class GenMaskProcessor(ProcessorMixin):
         pixels = images * (processor.rescale_factor / std) - mean / std
         pixels = pixels.view(count, rows // merge, merge, patch, columns // merge, merge, patch, channels)
         pixels = pixels.permute(0, 1, 4, 2, 5, 7, 3, 6).unsqueeze(6)
-        pixels = pixels.expand(
-            -1, -1, -1, -1, -1, -1, time, -1, -1
-        )  # a still picture fills the frames of a patch
+        # A still picture fills all frames of a patch.
+        pixels = pixels.expand(-1, -1, -1, -1, -1, -1, time, -1, -1)
         grids = torch.tensor([[1, rows, columns]]).repeat(count, 1)
         return pixels.reshape(count * rows * columns, channels * time * patch * patch), grids
 
@@ -331,5 +316,13 @@ def rope_positions(length: int, image_at: int = 0, grid: tuple[int, int] | None 
     )
 
 
+def _padded(rows: list[list[int]], value: int) -> Tensor:
+    width = max(map(len, rows))
+    return torch.tensor([row + [value] * (width - len(row)) for row in rows])
+
+
 def _to_array(image: Picture) -> np.ndarray:
-    return np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+    array = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise ValueError(f"Got a picture {array.shape} {array.dtype}, expected (H, W, 3) uint8, RGB.")
+    return array
