@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,12 @@ def test_the_public_names_resolve_and_an_unknown_one_lists_them() -> None:
     assert genmask.GenMaskPipeline.__module__ == "genmask.pipeline"
     with pytest.raises(AttributeError, match=r"'Segmentator'.*GenMaskPipeline, Segmentation"):
         _ = genmask.Segmentator
+
+
+def test_the_file_tree_in_the_readme_names_every_module() -> None:
+    tree = (ROOT / "README.md").read_text().split("\nsrc/genmask/\n")[1].split("```")[0]
+    modules = {path.name for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"}
+    assert set(re.findall(r"^ +(\w+\.py) ", tree, flags=re.MULTILINE)) == modules
 
 
 @pytest.fixture(scope="module")
