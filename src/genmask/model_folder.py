@@ -85,11 +85,19 @@ def load_processor(folder: Path) -> GenMaskProcessor:
     """The processor of a pipeline or of a published Qwen2.5-VL folder, never from a network."""
     if not folder.is_dir():
         raise ModelFolderError(f"Got no folder {folder}, expected a complete model folder: copy it again.")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        # transformers would make an empty vocabulary, and every text would read the same
+        raise ModelFolderError(
+            f"Got {folder} without tokenizer.json, expected the model's vocabulary: copy it again."
+        )
     try:
-        return GenMaskProcessor.from_pretrained(folder, local_files_only=True)
+        processor = GenMaskProcessor.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the tokenizer's Rust side raises bare Exceptions
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelFolderError(
             f"Got {folder} that holds no readable processor ({reason[:200]}), expected a tokenizer and a "
             "picture processor: half-written? Copy or download it again."
         ) from error
+    for how_it_was_loaded in ("is_local", "local_files_only"):  # a save would write these
+        processor.tokenizer.init_kwargs.pop(how_it_was_loaded, None)
+    return processor
