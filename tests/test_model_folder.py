@@ -123,8 +123,8 @@ def test_truncated_weights(folder: Path, network: str) -> None:
 @pytest.mark.parametrize(
     "missing",
     [
-        "transformer", "vae/config.json", "vlm/model.safetensors", "processor", "processor/tokenizer.json", "processor/processor_config.json",
-        "scheduler/scheduler_config.json", "model_index.json",
+        "transformer", "vae/config.json", "vlm/model.safetensors", "scheduler/scheduler_config.json",
+        "processor", "processor/tokenizer.json", "processor/processor_config.json", "model_index.json",
     ],
 )  # fmt: skip
 def test_a_missing_part_is_named(folder: Path, missing: str) -> None:
