@@ -13,8 +13,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
-from genmask.conditioning import DESCRIBE_PROMPT, InstructionEncoder, clean_answer, concatenate
-from genmask.processor import CHAT_TEMPLATE, MAX_TEXT_TOKENS, GenMaskProcessor, segmentation_prompt
+from genmask.conditioning import InstructionEncoder, clean_answer, concatenate
+from genmask.processor import (
+    CHAT_TEMPLATE,
+    DESCRIBE_PROMPT,
+    MAX_TEXT_TOKENS,
+    GenMaskProcessor,
+    segmentation_prompt,
+)
 from genmask.training.small_vlm import small_vlm_config
 from genmask.training.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from tests.toy import toy_processor, toy_vlm
@@ -203,11 +209,14 @@ def assert_same_processor(loaded: GenMaskProcessor, original: GenMaskProcessor) 
     for name, tensor in vars(expected).items():
         assert torch.equal(getattr(found, name), tensor), name
     assert loaded.chat_template == original.chat_template
+    assert loaded.describe_prompt == original.describe_prompt
 
 
 def test_a_saved_processor_loads_the_same(tmp_path: Path) -> None:
-    toy_processor().save_pretrained(tmp_path)
-    assert_same_processor(GenMaskProcessor.from_pretrained(tmp_path), toy_processor())
+    toy = toy_processor()
+    original = GenMaskProcessor(toy.image_processor, toy.tokenizer, describe_prompt="What is {instruction}")
+    original.save_pretrained(tmp_path)
+    assert_same_processor(GenMaskProcessor.from_pretrained(tmp_path), original)
 
 
 @pytest.mark.parametrize(
@@ -245,6 +254,8 @@ def test_a_template_without_a_place_for_the_picture_is_refused() -> None:
     template = CHAT_TEMPLATE.replace("<|image_pad|>", "")
     with pytest.raises(ValueError, match="chat template"):
         GenMaskProcessor(processor.image_processor, processor.tokenizer, template)
+    with pytest.raises(ValueError, match=r"holds \{instruction\}"):
+        GenMaskProcessor(processor.image_processor, processor.tokenizer, describe_prompt="What is it?")
 
 
 # -- the condition

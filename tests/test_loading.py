@@ -106,6 +106,14 @@ def test_both_layouts_of_the_vlm_keys_are_read(tmp_path: Path) -> None:
     assert_equal_tensors(load_model(Qwen2_5_VLForConditionalGeneration, tmp_path), model)
 
 
+def test_a_key_in_both_layouts_is_refused(tmp_path: Path) -> None:
+    toy_vlm().save_pretrained(tmp_path)
+    key = "visual.patch_embed.proj.weight"
+    edit_weights(tmp_path, lambda tensors: tensors.update({f"model.{key}": tensors[key].clone()}))
+    with pytest.raises(ModelFolderError, match=f"Got model.{key} twice"):
+        load_model(Qwen2_5_VLForConditionalGeneration, tmp_path)
+
+
 def test_the_published_form_of_the_vlm_config_is_read(tmp_path: Path) -> None:
     """Qwen's own config.json is flat, and says `rope_scaling` and `in_chans`."""
     model = toy_vlm()

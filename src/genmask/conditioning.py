@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, Qwen2_5_VLForConditionalGeneration
 
-from genmask.processor import IGNORED, GenMaskProcessor, Picture, PromptBatch, segmentation_prompt
+from genmask.processor import GenMaskProcessor, Picture, segmentation_prompt
+from genmask.prompt_batch import IGNORED, PromptBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +62,6 @@ def concatenate(conditions: Sequence[Condition]) -> Condition:
             [F.pad(c.attention_mask, (0, n)) for c, n in zip(conditions, extra, strict=True)]
         ),
     )
-
-
-DESCRIBE_PROMPT = (
-    'Which part of the image does this mean: "{instruction}"? Answer with a short description of it.'
-)
-"""What reasoning segmentation asks the model first; a model trained for it is trained on this wording."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +187,7 @@ class InstructionEncoder:
         Returns:
             The answer as a target. Decoding is greedy: the same input gives the same description.
         """
-        prompt = DESCRIBE_PROMPT.format(instruction=" ".join(instruction.split()))
+        prompt = self.processor.describe_prompt.replace("{instruction}", " ".join(instruction.split()))
         batch = self.processor.prepare([prompt], [image], answers=[""]).to(self._device)
         assert batch.pixel_values is not None
         # An empty answer without its end of turn: the model goes on from there.

@@ -94,6 +94,8 @@ def load_weights(
                 name = key
                 for pattern, replacement in renames:
                     name = pattern.sub(replacement, name)
+                if name in stored:
+                    raise ModelFolderError(f"Got {name} twice in {folder}, expected one tensor of each key.")
                 stored[name] = (file, key)
     missing = sorted(expected.keys() - stored.keys() - tied)
     unexpected = sorted(stored[name][1] for name in stored.keys() - expected.keys())

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin, Qwen2VLImageProcessorPil
 
+from genmask.prompt_batch import IGNORED, PromptBatch, padded, rope_positions
+
 IMAGE_TOKEN = "<|image_pad|>"
-IGNORED = -100
-"""Label of a token that the language-model loss skips."""
 MAX_TEXT_TOKENS = 1024
 """Longest text of a prompt or an answer, in tokens; the picture and the template are not counted."""
 
@@ -35,6 +35,11 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """Qwen2.5-VL's format. Used where a folder brings no template of its own."""
+
+DESCRIBE_PROMPT = (
+    'Which part of the image does this mean: "{instruction}"? Answer with a short description of it.'
+)
+"""What a model that was not trained for reasoning segmentation is asked first."""
 
 Picture = Image.Image | np.ndarray | Tensor
 """A PIL image, or (H, W, 3) uint8."""
@@ -58,44 +63,20 @@ def segmentation_prompt(target: str) -> str:
     return f"Please segment the {words} in the image."
 
 
-@dataclass(frozen=True, kw_only=True)
-class PromptBatch:
-    """Prompts, with their pictures and perhaps their answers, padded on the right to a common length N.
-
-    A causal model never looks to the right, so neither padding nor answer changes what a prompt's tokens
-    become, and no attention mask is needed.
-    """
-
-    input_ids: Tensor
-    """(B, N) int64."""
-    position_ids: Tensor
-    """(3, B, N) int64: time, height and width of the multimodal rotary embedding."""
-    prompt_lengths: Tensor
-    """(B,) int64: tokens of the prompt, template and picture included, answer excluded."""
-    labels: Tensor | None = None
-    """(B, N) int64: the token on answers and their end of turn, -100 elsewhere. None without answers."""
-    pixel_values: Tensor | None = None
-    """(patches of all pictures, 3 * temporal patch * patch * patch) float32; None without pictures."""
-    image_grid_thw: Tensor | None = None
-    """(pictures, 3) int64: time, rows and columns of each picture, in patches."""
-
-    def to(self, device: torch.device | str) -> PromptBatch:
-        """The same batch on a device."""
-        moved = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in vars(self).items()}
-        return PromptBatch(**moved)
-
-    @property
-    def prompt_mask(self) -> Tensor:
-        """(B, longest prompt) bool, True on tokens of the prompt."""
-        columns = torch.arange(int(self.prompt_lengths.max()), device=self.prompt_lengths.device)
-        return columns < self.prompt_lengths[:, None]
-
-
 class GenMaskProcessor(ProcessorMixin):
     """Qwen2.5-VL's picture processor, tokenizer and chat template, without the video part (needs torchvision).
 
     `from_pretrained` reads both what `save_pretrained` writes and a published Qwen2.5-VL folder. As a
     `ProcessorMixin` it can be called like transformers' own; `prepare` is the direct way to a batch.
+
+    Args:
+        image_processor: resizes and normalises pictures.
+        tokenizer: with Qwen2.5's special tokens.
+        chat_template: None takes the tokenizer's, else `CHAT_TEMPLATE`.
+        describe_prompt: how this model is asked what an "{instruction}" means; saved with it.
+
+    Raises:
+        ValueError: a chat template or prompt without a place for what goes into it.
     """
 
     return_mm_token_type_ids = True
@@ -105,12 +86,18 @@ class GenMaskProcessor(ProcessorMixin):
         image_processor: Qwen2VLImageProcessorPil,
         tokenizer: PreTrainedTokenizerBase,
         chat_template: str | None = None,
+        describe_prompt: str = DESCRIBE_PROMPT,
     ) -> None:
+        if "{instruction}" not in describe_prompt:
+            raise ValueError(
+                f"Got describe_prompt {describe_prompt!r}, expected one that holds {{instruction}}."
+            )
         super().__init__(
             image_processor,
             tokenizer,
             chat_template=chat_template or tokenizer.chat_template or CHAT_TEMPLATE,
         )
+        self.describe_prompt = describe_prompt
         self.image_token = IMAGE_TOKEN
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         self._frames = {with_image: self._frame(with_image) for with_image in (False, True)}
@@ -187,13 +174,13 @@ class GenMaskProcessor(ProcessorMixin):
             labels.append([IGNORED] * len(row) + said)
             layouts.append((len(frame.before_image), merged))
 
-        input_ids = _padded(rows, self.tokenizer.pad_token_id)
+        input_ids = padded(rows, self.tokenizer.pad_token_id)
         positions = {layout: rope_positions(input_ids.shape[1], *layout) for layout in set(layouts)}
         return PromptBatch(
             input_ids=input_ids,
             position_ids=torch.stack([positions[layout] for layout in layouts], dim=1),
             prompt_lengths=torch.tensor(lengths),
-            labels=None if answers is None else _padded(labels, IGNORED),
+            labels=None if answers is None else padded(labels, IGNORED),
         )
 
     def patches(self, images: Sequence[Picture] | Tensor) -> tuple[Tensor, Tensor]:
@@ -294,31 +281,6 @@ class _Frame:
     after_text: list[int]
     before_answer: list[int]
     after_answer: list[int]
-
-
-def rope_positions(length: int, image_at: int = 0, grid: tuple[int, int] | None = None) -> Tensor:
-    """Positions of a sequence with at most one picture, (3, length): time, height, width (Qwen2-VL's M-RoPE).
-
-    Text counts on equally in all three. The picture's tokens, `grid` rows by columns of them from index
-    `image_at` on, share one time and count rows and columns; the text after it goes on from the larger of the two.
-    """
-    steps = torch.arange(length)
-    if grid is None:
-        return steps.expand(3, -1)
-    rows, columns = grid
-    cells = torch.stack(
-        [torch.zeros(grid, dtype=torch.long), *torch.meshgrid(steps[:rows], steps[:columns], indexing="ij")]
-    )
-    text_after = steps[: length - image_at - rows * columns] + max(grid)
-    return torch.cat(
-        [steps[:image_at].expand(3, -1), image_at + cells.flatten(1), image_at + text_after.expand(3, -1)],
-        dim=1,
-    )
-
-
-def _padded(rows: list[list[int]], value: int) -> Tensor:
-    width = max(map(len, rows))
-    return torch.tensor([row + [value] * (width - len(row)) for row in rows])
 
 
 def _to_array(image: Picture) -> np.ndarray:
