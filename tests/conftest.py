@@ -6,7 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from diffusers import FlowMatchEulerDiscreteScheduler
+import torch
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
+)
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
@@ -47,6 +53,29 @@ def toy_pipeline_folder(pipeline: GenMaskPipeline, tmp_path_factory: pytest.Temp
     folder = tmp_path_factory.mktemp("toy") / "pipeline"
     pipeline.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def published_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A Wan folder as diffusers writes it and a Qwen folder as transformers does, both in shards."""
+    root = tmp_path_factory.mktemp("published")
+    wan, qwen = root / "wan", root / "qwen"
+    torch.manual_seed(1)
+    config = {key: value for key, value in toy_transformer().config.items() if not key.startswith("_")}
+    WanPipeline(
+        transformer=WanTransformer3DModel.from_config({**config, "text_dim": 48}),
+        vae=toy_vae(),
+        scheduler=UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
+        text_encoder=None,
+        tokenizer=None,
+    ).save_pretrained(wan, max_shard_size="40KB")
+    toy_vlm().save_pretrained(qwen, max_shard_size="100KB")
+    toy_processor().save_pretrained(qwen)
+    assert len(list((wan / "transformer").glob("*.safetensors"))) > 1
+    assert len(list(qwen.glob("*.safetensors"))) > 1
+    return wan, qwen
 
 
 def random_picture(seed: int = 0, width: int = 80, height: int = 60) -> Image.Image:

@@ -8,44 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 
 from genmask.convert import TEXT_LAYER, TEXT_LAYER_STD, convert
 from genmask.loading import ModelFolderError
 from genmask.pipeline import GenMaskPipeline
 from tests.conftest import random_picture
-from tests.toy import toy_processor, toy_transformer, toy_vae, toy_vlm
-
-UMT5_WIDTH = 48
+from tests.toy import toy_vae, toy_vlm
 
 
 @pytest.fixture(scope="session")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A Wan folder as diffusers writes it and a Qwen folder as transformers does, both in shards."""
-    root = tmp_path_factory.mktemp("published")
-    wan, qwen = root / "wan", root / "qwen"
-    torch.manual_seed(1)
-    config = {key: value for key, value in toy_transformer().config.items() if not key.startswith("_")}
-    WanPipeline(
-        transformer=WanTransformer3DModel.from_config({**config, "text_dim": UMT5_WIDTH}),
-        vae=toy_vae(),
-        scheduler=UniPCMultistepScheduler(
-            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
-        ),
-        text_encoder=None,
-        tokenizer=None,
-    ).save_pretrained(wan, max_shard_size="40KB")
-    toy_vlm().save_pretrained(qwen, max_shard_size="100KB")
-    toy_processor().save_pretrained(qwen)
-    assert len(list((wan / "transformer").glob("*.safetensors"))) > 1
-    assert len(list(qwen.glob("*.safetensors"))) > 1
-    return wan, qwen
-
-
-@pytest.fixture(scope="session")
-def converted(sources: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return convert(*sources, tmp_path_factory.mktemp("converted") / "model", resolution=64)
+def converted(published_folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return convert(*published_folders, tmp_path_factory.mktemp("converted") / "model", resolution=64)
 
 
 def stored_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -54,8 +28,8 @@ def stored_weights(folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def test_only_the_text_layer_is_new(sources: tuple[Path, Path], converted: Path) -> None:
-    wan = stored_weights(sources[0] / "transformer")
+def test_only_the_text_layer_is_new(published_folders: tuple[Path, Path], converted: Path) -> None:
+    wan = stored_weights(published_folders[0] / "transformer")
     ours = stored_weights(converted / "transformer")
     assert ours.keys() == wan.keys()
     new = {key for key in ours if ours[key].shape != wan[key].shape or not torch.equal(ours[key], wan[key])}
@@ -65,7 +39,7 @@ def test_only_the_text_layer_is_new(sources: tuple[Path, Path], converted: Path)
     assert not ours[f"{TEXT_LAYER}.bias"].any()
 
 
-def test_vae_and_vlm_are_the_published_ones(sources: tuple[Path, Path], converted: Path) -> None:
+def test_vae_and_vlm_are_the_published_ones(published_folders: tuple[Path, Path], converted: Path) -> None:
     pipeline = GenMaskPipeline.from_pretrained(converted)
     for ours, theirs in ((pipeline.vae, toy_vae()), (pipeline.vlm, toy_vlm())):
         expected = theirs.state_dict()
@@ -80,35 +54,37 @@ def test_the_result_segments(converted: Path) -> None:
     assert result.soft_mask.shape == (60, 80)
 
 
-def test_a_renamed_key_is_named(sources: tuple[Path, Path], tmp_path: Path) -> None:
-    wan = Path(shutil.copytree(sources[0], tmp_path / "wan"))
+def test_a_renamed_key_is_named(published_folders: tuple[Path, Path], tmp_path: Path) -> None:
+    wan = Path(shutil.copytree(published_folders[0], tmp_path / "wan"))
     index = wan / "transformer" / "diffusion_pytorch_model.safetensors.index.json"
     shard = wan / "transformer" / json.loads(index.read_text())["weight_map"]["scale_shift_table"]
     weights = load_file(shard)
     weights["scale_shift_tabel"] = weights.pop("scale_shift_table")
     save_file(weights, shard)
     with pytest.raises(ModelFolderError, match="scale_shift_tabel"):
-        convert(wan, sources[1], tmp_path / "model")
+        convert(wan, published_folders[1], tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
-def test_the_left_out_layer_must_be_there(sources: tuple[Path, Path], tmp_path: Path) -> None:
-    wan = Path(shutil.copytree(sources[0], tmp_path / "wan"))
+def test_the_left_out_layer_must_be_there(published_folders: tuple[Path, Path], tmp_path: Path) -> None:
+    wan = Path(shutil.copytree(published_folders[0], tmp_path / "wan"))
     for shard in (wan / "transformer").glob("*.safetensors"):
         save_file({k: v for k, v in load_file(shard).items() if k != f"{TEXT_LAYER}.bias"}, shard)
     with pytest.raises(ModelFolderError, match=TEXT_LAYER):
-        convert(wan, sources[1], tmp_path / "model")
+        convert(wan, published_folders[1], tmp_path / "model")
 
 
-def test_folders_the_wrong_way_round(sources: tuple[Path, Path], converted: Path, tmp_path: Path) -> None:
+def test_folders_the_wrong_way_round(
+    published_folders: tuple[Path, Path], converted: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ModelFolderError, match=r"model_index\.json"):
-        convert(sources[1], sources[0], tmp_path / "model")
+        convert(published_folders[1], published_folders[0], tmp_path / "model")
     with pytest.raises(ModelFolderError, match="of a GenMaskPipeline, expected a WanPipeline"):
-        convert(converted, sources[1], tmp_path / "model")
+        convert(converted, published_folders[1], tmp_path / "model")
 
 
-def test_a_full_output_folder_is_left_alone(sources: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_full_output_folder_is_left_alone(published_folders: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="there already"):
-        convert(*sources, tmp_path)
+        convert(*published_folders, tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -73,7 +74,7 @@ def parse(arguments: list[str]) -> Any:
         options = ["--help", *(f"--{field.name.replace('_', '-')}" for field in fields(COMMANDS[name]))]
         for argument in itertools.takewhile(lambda argument: argument != "--", arguments[1:]):
             option = argument.partition("=")[0].replace("_", "-")
-            if option.startswith("--") and option not in options:
+            if re.fullmatch(r"--[\w-]+", option) and option not in options:
                 raise ValueError(f"Got option {option}{did_you_mean(option, options)}; {help_line}.")
     complaint = io.StringIO()
     try:

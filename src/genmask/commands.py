@@ -96,7 +96,7 @@ class Segment(Inference):
                     reason=self.reason,
                 )
                 for (path, text), result in zip(itertools.product(paths, self.text), results, strict=True):
-                    files = result.save(self.output, stem=unique_stem(f"{path.stem}-{text}", stems))
+                    files = result.save(self.output, stem=unique_stem(stems, path.stem, text))
                     named = {name: str(file) for name, file in files._asdict().items()}
                     records.append({"image": str(path), **result.to_dict(), "files": named})
                 advance(len(paths))
@@ -159,7 +159,7 @@ class Generate(Inference):
             )
             for i, picture in enumerate(pictures):
                 text = self.texts[i // self.num_images_per_prompt]
-                file = self.output / f"{unique_stem(text, stems)}.png"
+                file = self.output / f"{unique_stem(stems, text)}.png"
                 save_png(picture, file)
                 records.append({"text": text, "seed": self.seed + i, "file": str(file)})
         if self.json:
@@ -258,12 +258,12 @@ def prepare_output(folder: Path) -> None:
         ) from error
 
 
-def unique_stem(name: str, taken: set[str]) -> str:
-    """A file name without ending for `name`, unlike those taken; it joins them."""
+def unique_stem(taken: set[str], *parts: str) -> str:
+    """A file name without ending, made of sentences and unlike those taken; it joins them."""
     from genmask.segmentation import file_stem
 
     # 200 bytes: with an ending it fits the 255 that file systems allow, in any script.
-    base = file_stem(name).encode()[:200].decode(errors="ignore")
+    base = "-".join(file_stem(part) for part in parts).encode()[:200].decode(errors="ignore")
     stem = next(stem for n in itertools.count(1) if (stem := base if n == 1 else f"{base}-{n}") not in taken)
     taken.add(stem)
     return stem
