@@ -5,19 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pprint import pformat
 
+import torch
+from diffusers import AutoencoderKLWan
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from genmask.data.example import Dialogue, Example
+from genmask.data.photographs import Photographs
+from genmask.data.scenes import Scenes
+from genmask.loading import load_model
+from genmask.model_folder import load_processor
 from genmask.timesteps import PowerLaw
+from genmask.training.autoencoder import AutoencoderConfig, AutoencoderTask
+from genmask.training.language import (
+    DialogueSource,
+    LanguageConfig,
+    LanguageTask,
+    build_processor,
+    draw_dialogue,
+)
+from genmask.training.loop import LoopConfig, TrainingTask, train
+from genmask.training.masks import ExampleSource, MaskConfig, MaskTask
+from genmask.training.sources import PhotographSource, SceneSource
 
-if TYPE_CHECKING:
-    from genmask.data.example import Example
-    from genmask.training.loop import TrainingTask
-
-from genmask.training.autoencoder import AutoencoderConfig
-from genmask.training.language import LanguageConfig
-from genmask.training.loop import LoopConfig
-from genmask.training.masks import MaskConfig
-
+RESOLUTION = 128
+"""The bundled model's pictures have about this side, squared, in pixels."""
+EARLY_SIZES = ((96, 96), (80, 112), (96, 96), (112, 80))
+"""(height, width) of the first pictures."""
 SIZES = ((128, 128), (112, 144), (160, 112), (128, 128), (112, 144), (160, 112), (112, 160), (144, 112))
 """(height, width) of the pictures of a step, in turn: the aspect ratios of the photographs in about their shares."""
 
@@ -30,6 +45,8 @@ class Recipe:
     """One line: what comes out, what it needs, what to expect."""
     model: AutoencoderConfig | LanguageConfig | MaskConfig
     loop: LoopConfig
+    validation_samples: int = 160
+    """Held-out samples of each source that an evaluation scores."""
 
 
 def tiny_vae() -> Recipe:
@@ -47,6 +64,7 @@ def tiny_vae() -> Recipe:
             checkpoint_every=250,
             evaluate_every=500,
         ),
+        validation_samples=80,
     )
 
 
@@ -56,13 +74,14 @@ def tiny_vlm() -> Recipe:
         summary="the bundled vision-language model and tokenizer; 15 minutes on 2 cores",
         model=LanguageConfig(),
         loop=LoopConfig(
-            steps=1800,
+            steps=1100,
             learning_rate=1.5e-3,
             final_learning_rate=1e-4,
             warmup_steps=100,
             checkpoint_every=200,
             evaluate_every=400,
         ),
+        validation_samples=32,
     )
 
 
@@ -70,9 +89,18 @@ def tiny() -> Recipe:
     """The bundled model: its transformer, on the two parts above."""
     return Recipe(
         summary="the bundled model from tiny-vae and tiny-vlm; 80 minutes on 2 cores",
-        model=MaskConfig(sizes=SIZES, segmentation_density=PowerLaw(0.0), train_vlm=True),
+        model=MaskConfig(
+            early_sizes=EARLY_SIZES,
+            early_steps=1500,
+            sizes=SIZES,
+            generation_batch=8,
+            segmentation_density=PowerLaw(0.0),
+            train_vlm=True,
+            compile=True,
+        ),
         loop=LoopConfig(
             steps=3000,
+            optimizer="muon",
             learning_rate=1e-3,
             final_learning_rate=5e-5,
             warmup_steps=200,
@@ -100,7 +128,7 @@ def run(
 
     Args:
         name: a key of `RECIPES`.
-        output: folder for checkpoints, log and, in the end, `model/`.
+        output: folder for the recipe as text, checkpoints, log and, in the end, `model/`.
         photos: photographs in the layout of `genmask.data.photographs`; None trains on drawn scenes alone.
         vae, vlm: `model/` folders of the earlier runs, for the recipe that builds on them.
         max_minutes: stop with a checkpoint after so long; the same command goes on.
@@ -110,62 +138,65 @@ def run(
         True when the run is finished.
 
     Raises:
-        ValueError: unknown name, or parts that are missing or not wanted.
+        ValueError: unknown name; parts that are missing or not wanted; a checkpoint of another recipe.
+        NonFiniteError: a loss or gradient is not a finite number.
     """
-    from genmask.training.loop import train
-
     if name not in RECIPES:
         raise ValueError(f"Got recipe {name!r}, expected one of {', '.join(RECIPES)}.")
     recipe = recipe or RECIPES[name]()
     task = _build(recipe, photos, vae, vlm)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "recipe.txt").write_text(pformat(recipe) + "\n")
     return train(task, recipe.loop, output, None if max_minutes is None else 60 * max_minutes)
 
 
 def _build(recipe: Recipe, photos: Path | None, vae: Path | None, vlm: Path | None) -> TrainingTask:
-    from genmask.data.photographs import Photographs
-    from genmask.data.scenes import Scenes
-    from genmask.training import autoencoder, language, masks
-    from genmask.training.sources import PhotographSource, SceneSource
-
-    config = recipe.model
-    needs_parts = isinstance(config, masks.MaskConfig)
+    config, count = recipe.model, recipe.validation_samples
+    needs_parts = isinstance(config, MaskConfig)
     for option, folder in (("vae", vae), ("vlm", vlm)):
         if (folder is not None) != needs_parts:
             raise ValueError(
                 f"Got {'no' if folder is None else 'a'} --{option} folder, "
                 f"expected {'the model/ folder of a finished tiny-' + option + ' run' if needs_parts else 'none'}."
             )
-    if isinstance(config, autoencoder.AutoencoderConfig):
-        pictures: list[Any] = [Scenes("train", size=128, seed=config.seed)]
-        if photos is not None:
-            pictures.append(Photographs(photos, "train", area=128 * 128, seed=config.seed))
-        return autoencoder.AutoencoderTask(config, pictures, _validation(photos, 80))
-
-    sizes = config.sizes if isinstance(config, masks.MaskConfig) else ((128, 128),)
-    sources: dict[str, Any] = {"scenes": SceneSource(sizes, recipe.loop.seed)}
-    if photos is not None:
-        sources["photographs"] = PhotographSource(photos, sizes, recipe.loop.seed)
-
-    if isinstance(config, language.LanguageConfig):
-        held_out: list[Any] = [Scenes("val", size=128)]
-        if photos is not None:
-            held_out.append(Photographs(photos, "val", area=128 * 128))
-        processor = language.build_processor(config, list(sources.values()))
-        return language.LanguageTask(config, list(sources.values()), held_out, processor)
-
-    import torch
-    from diffusers import AutoencoderKLWan
-    from transformers import Qwen2_5_VLForConditionalGeneration
-
-    from genmask.loading import load_model
-    from genmask.model_folder import load_processor
-
+    if isinstance(config, AutoencoderConfig):
+        return _autoencoder_task(config, photos, count)
+    if isinstance(config, LanguageConfig):
+        return _language_task(config, photos, count)
     assert vae is not None
     assert vlm is not None
-    return masks.MaskTask(
+    return _mask_task(config, photos, count, vae, vlm)
+
+
+def _autoencoder_task(config: AutoencoderConfig, photos: Path | None, count: int) -> AutoencoderTask:
+    sources: list[Scenes | Photographs] = [Scenes("train", size=RESOLUTION, seed=config.seed)]
+    if photos is not None:
+        sources.append(Photographs(photos, "train", area=RESOLUTION**2, seed=config.seed))
+    return AutoencoderTask(config, sources, _validation(photos, count))
+
+
+def _language_task(config: LanguageConfig, photos: Path | None, count: int) -> LanguageTask:
+    sources: list[DialogueSource] = [SceneSource(((RESOLUTION, RESOLUTION),), config.seed)]
+    held_out: dict[str, DialogueSource] = {"scenes": Scenes("val", size=RESOLUTION)}
+    if photos is not None:
+        sources.append(Photographs(photos, "train", area=RESOLUTION**2, seed=config.seed))
+        held_out["photos"] = Photographs(photos, "val", area=RESOLUTION**2)
+    validation: dict[str, Sequence[Dialogue]] = {
+        name: [draw_dialogue(source, index * 5, seed=0) for index in range(count)]
+        for name, source in held_out.items()
+    }
+    return LanguageTask(config, sources, validation, build_processor(config, sources))
+
+
+def _mask_task(config: MaskConfig, photos: Path | None, count: int, vae: Path, vlm: Path) -> MaskTask:
+    sizes = (*config.sizes, *config.early_sizes)
+    sources: dict[str, ExampleSource] = {"scenes": SceneSource(sizes, config.seed)}
+    if photos is not None:
+        sources["photographs"] = PhotographSource(photos, sizes, config.seed)
+    return MaskTask(
         config,
         sources,
-        _validation(photos, 160),
+        _validation(photos, count),
         vae=load_model(AutoencoderKLWan, vae, dtype=torch.float32),
         vlm=load_model(Qwen2_5_VLForConditionalGeneration, vlm, dtype=torch.float32),
         processor=load_processor(vlm),
@@ -174,12 +205,9 @@ def _build(recipe: Recipe, photos: Path | None, vae: Path | None, vlm: Path | No
 
 def _validation(photos: Path | None, count: int) -> dict[str, Sequence[Example]]:
     """`count` held-out samples of each source, evenly spread."""
-    from genmask.data.photographs import Photographs
-    from genmask.data.scenes import Scenes
-
-    scenes = Scenes("val", size=128)
+    scenes = Scenes("val", size=RESOLUTION)
     samples: dict[str, Sequence[Example]] = {"scenes": [scenes[i * 5] for i in range(count)]}
     if photos is not None:
-        pairs = Photographs(photos, "val", area=128 * 128)
+        pairs = Photographs(photos, "val", area=RESOLUTION**2)
         samples["photos"] = [pairs[i * len(pairs) // count] for i in range(count)]
     return samples

@@ -46,12 +46,43 @@ class Repeat:
         return self.source[int(self._order[1][position])]
 
 
-class Mixture:
+class Interleaving:
+    """Which source each sample of a mixture comes from: a function of the shares, the seed and the index alone.
+
+    Each source's samples are spread one per equal stretch of the pattern, at a random place in it: short runs
+    hold nearly, any `PERIOD` consecutive samples exactly, their shares.
+
+    Args:
+        weights: by name; they are relative.
+        seed: of the pattern.
+
+    Raises:
+        ValueError: no name, or a weight that is not positive or less than 1 / `PERIOD` of all.
+    """
+
+    def __init__(self, weights: Mapping[str, float], seed: int = 0) -> None:
+        if not weights:
+            raise ValueError("Got no source, expected a weight by name.")
+        self.names = tuple(weights)
+        self.seed = seed
+        self.counts = _quotas(dict(weights))
+        """Samples of each source in a period, in the order of `names`."""
+        self._pattern, self._ranks = _spread(self.counts, np.random.default_rng(seed))
+
+    def locate(self, index: int) -> tuple[str, int]:
+        """Name of the source that sample `index` comes from, and the index in that source."""
+        if index < 0:
+            raise ValueError(f"Got index {index}, expected 0 or more.")
+        period, place = divmod(index, PERIOD)
+        which = int(self._pattern[place])
+        return self.names[which], period * self.counts[which] + int(self._ranks[place])
+
+
+class Mixture(Interleaving):
     """Examples of several sources, interleaved.
 
     `mixture[i]` needs nothing but `i`, so the order does not depend on workers or processes: process r of n
-    takes `i = r, r + n, ...`. Each source's samples are spread one per equal stretch of the pattern, at a
-    random place in it: short runs hold nearly, any `PERIOD` consecutive samples exactly, their shares.
+    takes `i = r, r + n, ...`.
 
     Iterating goes on without end from `position`, which `state_dict` saves and `load_state_dict` restores.
 
@@ -66,13 +97,9 @@ class Mixture:
     def __init__(self, sources: Mapping[str, tuple[Source, float]], seed: int = 0) -> None:
         if not sources:
             raise ValueError("Got no source, expected {name: (source, weight)}.")
-        self.names = tuple(sources)
-        self.seed = seed
+        super().__init__({name: weight for name, (_, weight) in sources.items()}, seed)
         self.position = 0
         self._sources = [source for source, _ in sources.values()]
-        self.counts = _quotas({name: weight for name, (_, weight) in sources.items()})
-        """Samples of each source in a period, in the order of `names`."""
-        self._pattern, self._ranks = _spread(self.counts, np.random.default_rng(seed))
 
     def __getitem__(self, index: int) -> Example:
         name, position = self.locate(index)
@@ -83,14 +110,6 @@ class Mixture:
             raise ValueError(
                 f"Source {name!r} has no example {position}, expected an endless one: wrap it in Repeat."
             ) from error
-
-    def locate(self, index: int) -> tuple[str, int]:
-        """Name of the source that sample `index` comes from, and the index in that source."""
-        if index < 0:
-            raise ValueError(f"Got index {index}, expected 0 or more.")
-        period, place = divmod(index, PERIOD)
-        which = int(self._pattern[place])
-        return self.names[which], period * self.counts[which] + int(self._ranks[place])
 
     def __iter__(self) -> Iterator[Example]:
         while True:

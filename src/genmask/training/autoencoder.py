@@ -15,10 +15,14 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from genmask.data.example import Example
+from genmask.data.transforms import resize
 from genmask.evaluation.metrics import IoUTotals
 from genmask.latents import LatentCodec, mask_to_pixels, pixels_to_soft_mask
 from genmask.objectives import WeightedSum
 from genmask.training.batches import StepBatches
+
+STATISTICS_BATCHES = 64
+"""Training batches that the mean and deviation of the latents are taken from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +33,7 @@ class AutoencoderConfig:
     """Channels at full resolution."""
     num_res_blocks: int = 1
     crop: int = 64
-    """Side of the square training crops, pixels."""
+    """Side of the square training crops, pixels: a multiple of 8."""
     batch_size: int = 32
     """Crops per step; half are pictures, half masks."""
     kl_weight: float = 3e-4
@@ -61,6 +65,7 @@ class AutoencoderTask:
         self.vae = build_autoencoder(config)
         self.codec = LatentCodec(self.vae)
         self.modules = nn.ModuleDict({"vae": self.vae})
+        self.frozen = nn.ModuleDict()
 
     def batches(self) -> Dataset:
         return StepBatches(self._crops)
@@ -73,6 +78,8 @@ class AutoencoderTask:
             rng = np.random.default_rng((self.config.seed, index))
             source = self.sources[index % len(self.sources)]
             example = source[index // len(self.sources)]
+            example = resize(example, *(max(side, self.config.crop) for side in example.image.shape[:2]))
+            assert example.mask is not None
             window = _window(example, self.config.crop, rng)
             pictures.append(torch.from_numpy(example.image[window].copy()).movedim(-1, 0) / 127.5 - 1)
             masks.append(mask_to_pixels(torch.from_numpy(example.mask[window].copy())))
@@ -100,11 +107,12 @@ class AutoencoderTask:
         for name, examples in self.validation.items():
             totals, errors = IoUTotals(), []
             for example in examples:
+                assert example.mask is not None
                 height, width = (side // 8 * 8 for side in example.image.shape[:2])
                 mask = torch.from_numpy(example.mask[:height, :width].copy())
                 image = torch.from_numpy(example.image[:height, :width].copy()).movedim(-1, 0) / 127.5 - 1
                 pixels = torch.stack([mask_to_pixels(mask), image])
-                decoded = self.codec.decode(self.codec.encode(pixels))
+                decoded = self.codec.decode(self.codec.encode(pixels.to(self.vae.device))).cpu()
                 totals.add((pixels_to_soft_mask(decoded[0]) > 0.5).numpy(), mask.numpy())
                 errors.append(float((decoded[1] - image).abs().mean()))
             scores[f"{name}_mask_oiou"] = totals.overall_iou()
@@ -114,9 +122,11 @@ class AutoencoderTask:
 
     def save(self, folder: Path) -> None:
         """bfloat16 safetensors in the diffusers layout, with the latent statistics of pictures and masks."""
-        self.vae.to(torch.bfloat16).to(torch.float32)  # the statistics are those of the weights that are stored
+        # Rounded first: the statistics are those of the weights that are stored.
+        self.vae.to(torch.bfloat16).to(torch.float32)
         with torch.no_grad():
-            latents = torch.cat([self.codec.encode_moments(self._crops(step))[0] for step in range(64)])
+            batches = (self._crops(step).to(self.vae.device) for step in range(STATISTICS_BATCHES))
+            latents = torch.cat([self.codec.encode_moments(batch)[0] for batch in batches])
         mean, std = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
         self.vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
         self.vae.to(torch.bfloat16).save_pretrained(folder)

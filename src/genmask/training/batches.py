@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch.utils.data import Dataset
 
 
@@ -16,5 +15,4 @@ class StepBatches(Dataset):
         self.make = make
 
     def __getitem__(self, step: int) -> Any:
-        torch.set_num_threads(1)  # the cores belong to the training itself
         return self.make(step)

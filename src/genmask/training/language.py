@@ -16,7 +16,8 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcess
 from genmask.conditioning import InstructionEncoder
 from genmask.data.example import Dialogue
 from genmask.objectives import WeightedSum
-from genmask.processor import GenMaskProcessor, PromptBatch
+from genmask.processor import GenMaskProcessor
+from genmask.prompt_batch import PromptBatch
 from genmask.training.batches import StepBatches
 from genmask.training.small_vlm import small_vlm_config
 from genmask.training.tokenizer import train_tokenizer
@@ -61,7 +62,8 @@ def build_processor(config: LanguageConfig, sources: Sequence[DialogueSource]) -
     )
     tokenizer = train_tokenizer(texts, vocab_size=config.vocab_size)
     pictures = Qwen2VLImageProcessorPil(patch_size=config.patch_size, merge_size=2, temporal_patch_size=2)
-    return GenMaskProcessor(pictures, tokenizer)
+    # The dialogues hold indirect instructions as people say them, and so the model is asked.
+    return GenMaskProcessor(pictures, tokenizer, describe_prompt="{instruction}")
 
 
 def build_vlm(config: LanguageConfig, processor: GenMaskProcessor) -> Qwen2_5_VLForConditionalGeneration:
@@ -89,17 +91,16 @@ class LanguageTask:
         self,
         config: LanguageConfig,
         sources: Sequence[DialogueSource],
-        validation: Sequence[DialogueSource],
+        validation: dict[str, Sequence[Dialogue]],
         processor: GenMaskProcessor,
     ) -> None:
         self.config = config
         self.sources = sources
         self.processor = processor
-        self.validation = [
-            _prepare(processor, [_draw(source, index, 0) for index in range(0, 32 * 5, 5)]) for source in validation
-        ]
+        self.validation = {name: prepare_dialogues(processor, held) for name, held in validation.items()}
         self.vlm = build_vlm(config, processor)
         self.modules = nn.ModuleDict({"vlm": self.vlm})
+        self.frozen = nn.ModuleDict()
         self.encoder = InstructionEncoder(self.vlm, processor, differentiable=True)
 
     def batches(self) -> Dataset:
@@ -108,8 +109,9 @@ class LanguageTask:
     def _dialogues(self, step: int) -> PromptBatch:
         size, count = self.config.batch_size, len(self.sources)
         indices = range(step * size, (step + 1) * size)
-        return _prepare(
-            self.processor, [_draw(self.sources[i % count], i // count, self.config.seed) for i in indices]
+        return prepare_dialogues(
+            self.processor,
+            [draw_dialogue(self.sources[i % count], i // count, self.config.seed) for i in indices],
         )
 
     def losses(self, batch: Any, step: int) -> dict[str, WeightedSum]:
@@ -119,10 +121,10 @@ class LanguageTask:
     def evaluate(self) -> dict[str, float]:
         """Loss of held-out answers, nats per token, and the share of tokens given more than half of the probability."""
         scores = {}
-        for number, batch in enumerate(self.validation):
+        for name, batch in self.validation.items():
             _, tokens = self.encoder.encode_dialogues(batch)
-            scores[f"validation_{number}_loss"] = float(tokens.mean())
-            scores[f"validation_{number}_accuracy"] = float((tokens < np.log(2)).float().mean())
+            scores[f"{name}_loss"] = float(tokens.mean())
+            scores[f"{name}_accuracy"] = float((tokens < np.log(2)).float().mean())
         return scores
 
     def save(self, folder: Path) -> None:
@@ -131,7 +133,7 @@ class LanguageTask:
         self.processor.save_pretrained(folder)
 
 
-def _draw(source: DialogueSource, index: int, seed: int) -> Dialogue:
+def draw_dialogue(source: DialogueSource, index: int, seed: int) -> Dialogue:
     """One of the dialogues on a picture; groundings and indirect instructions, the last two, more often."""
     found = source.dialogues(index)
     weights = np.linspace(1.0, 2.0, len(found))
@@ -139,7 +141,7 @@ def _draw(source: DialogueSource, index: int, seed: int) -> Dialogue:
     return found[rng.choice(len(found), p=weights / weights.sum())]
 
 
-def _prepare(processor: GenMaskProcessor, dialogues: Sequence[Dialogue]) -> PromptBatch:
+def prepare_dialogues(processor: GenMaskProcessor, dialogues: Sequence[Dialogue]) -> PromptBatch:
     return processor.prepare(
         [dialogue.question for dialogue in dialogues],
         [dialogue.image for dialogue in dialogues],

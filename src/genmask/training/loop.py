@@ -9,30 +9,40 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from diffusers.training_utils import EMAModel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from genmask.objectives import WeightedSum
 from genmask.training import checkpoint
+from genmask.training.optimizer import OPTIMIZERS, build_optimizers
 
 
 class TrainingTask(Protocol):
     """What a recipe trains: the modules, the batch of a step, its losses, its held-out scores, its result."""
 
     modules: nn.ModuleDict
+    """What is trained, and what a checkpoint holds."""
+    frozen: nn.ModuleDict
+    """What is only used."""
 
     def batches(self) -> Dataset:
-        """Map from step to that step's batch (made in worker processes)."""
+        """Map from step to that step's batch (made in worker processes); a batch moves by `.to(device)`."""
 
     def losses(self, batch: Any, step: int) -> dict[str, WeightedSum]:
         """One loss per objective; the optimised loss is their sum, each divided by its weight."""
@@ -55,26 +65,33 @@ class LoopConfig:
     final_learning_rate: float = 1e-5
     """End of the cosine."""
     warmup_steps: int = 500
+    optimizer: str = "adamw"
+    """"adamw", or "muon" for the matrices of hidden layers with AdamW for the rest."""
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.01
-    """Applied to matrices only."""
+    """Of weights of two and more dimensions; biases and gains do not decay."""
     max_grad_norm: float = 1.0
     ema_decay: float | None = None
-    """Decay of a moving average of the weights; evaluation and the result use it."""
+    """Decay of a moving average of the weights, smaller at first (1 - n ** (-2/3) after n steps); evaluation and the
+    result use the average."""
     mixed_precision: str = "bf16"
     """"bf16" or "no"; the weights themselves stay float32."""
     num_workers: int = 1
-    """Processes that prepare batches."""
+    """Processes that prepare batches; 0 prepares them in between the steps."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
     evaluate_every: int = 1000
     """Steps between held-out evaluations; 0 for the end alone."""
     log_every: int = 20
-    seed: int = 0
+    """Steps between lines of the log; a line holds the mean losses since the one before."""
 
     def __post_init__(self) -> None:
         if self.steps <= 0 or self.checkpoint_every <= 0 or self.log_every <= 0:
-            raise ValueError("Got a loop of no steps: steps, checkpoint_every and log_every must be positive.")
+            raise ValueError(
+                "Got a loop of no steps: steps, checkpoint_every and log_every must be positive."
+            )
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"Got optimizer {self.optimizer!r}, expected one of {', '.join(OPTIMIZERS)}.")
         if self.mixed_precision not in ("bf16", "no"):
             raise ValueError(f"Got mixed_precision={self.mixed_precision!r}, expected 'bf16' or 'no'.")
 
@@ -92,32 +109,46 @@ class NonFiniteError(RuntimeError):
 
 
 def train(task: TrainingTask, config: LoopConfig, output: Path, max_seconds: float | None = None) -> bool:
-    """Run (or resume) `task` into `output`; True when finished, False when `max_seconds` ended the sitting early.
+    """Run `task` into `output`, or go on from the checkpoint there.
 
-    `output` holds `checkpoints/`, `log.jsonl`, and in the end `model/`.
+    Args:
+        task: what is trained.
+        config: how long and how fast.
+        output: holds `checkpoints/`, `log.jsonl` and, in the end, `model/`.
+        max_seconds: stop with a checkpoint after so long (and at least one step).
+
+    Returns:
+        True when finished, False when `max_seconds` ended the sitting early.
+
+    Raises:
+        NonFiniteError: a loss or gradient is not a finite number.
+        ValueError: the checkpoint is of another recipe; started as more than one process.
     """
-    set_seed(config.seed)
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    if accelerator.num_processes > 1:
+        raise ValueError(
+            f"Got {accelerator.num_processes} processes, expected one: start it without accelerate's launcher."
+        )
     modules = accelerator.prepare(task.modules)
+    task.frozen.to(accelerator.device)
     parameters = [p for p in modules.parameters() if p.requires_grad]
-    optimizer = accelerator.prepare(
-        torch.optim.AdamW(
-            [
-                {"params": [p for p in parameters if p.ndim >= 2]},
-                {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-            ],
-            lr=config.learning_rate,
+    optimizers = [
+        accelerator.prepare(optimizer)
+        for optimizer in build_optimizers(
+            modules,
+            config.optimizer,
+            learning_rate=config.learning_rate,
             betas=config.betas,
             weight_decay=config.weight_decay,
-            fused=True,
         )
-    )
+    ]
     ema = EMAModel(parameters, decay=config.ema_decay, use_ema_warmup=True) if config.ema_decay else None
 
     output.mkdir(parents=True, exist_ok=True)
     checkpoints = output / "checkpoints"
     newest = checkpoint.latest(checkpoints)
-    start = checkpoint.load(newest, modules, optimizer, ema) if newest else 0
+    # `seen` holds the losses of each step since the log's last line.
+    start, seen = checkpoint.load(newest, modules, optimizers, ema) if newest else (0, {})
     log = _Log(output / "log.jsonl", start)
     loader = DataLoader(
         task.batches(),
@@ -125,48 +156,57 @@ def train(task: TrainingTask, config: LoopConfig, output: Path, max_seconds: flo
         sampler=range(start, config.steps),
         num_workers=config.num_workers,
         prefetch_factor=4 if config.num_workers else None,
-        persistent_workers=False,
     )
 
+    modules.train()
     began = time.monotonic()
-    seen: dict[str, list[float]] = {}
     with _progress() as progress:
         bar = progress.add_task("train", total=config.steps, completed=start, note="")
         for step, batch in enumerate(loader, start=start):
-            for group in optimizer.param_groups:
+            for group in chain.from_iterable(optimizer.param_groups for optimizer in optimizers):
                 group["lr"] = config.learning_rate_at(step)
             with accelerator.autocast():
-                losses = task.losses(batch, step)
+                losses = task.losses(batch.to(accelerator.device), step)
             means = {name: loss.total / loss.weight.clamp_min(1e-8) for name, loss in losses.items()}
             for name, mean in means.items():
-                if not torch.isfinite(mean):
-                    raise NonFiniteError(f"Loss {name!r} is {float(mean)} at step {step}; the last good state is in {checkpoints}.")
-                seen.setdefault(name, []).append(float(mean.detach()))
+                value = mean.item()
+                if not math.isfinite(value):
+                    raise NonFiniteError(
+                        f"Loss {name!r} is {value} at step {step}; the last good state is in {checkpoints}."
+                    )
+                seen.setdefault(name, []).append(value)
             accelerator.backward(torch.stack(list(means.values())).sum())
             norm = accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
             if not torch.isfinite(norm):
-                raise NonFiniteError(f"The gradient norm is {float(norm)} at step {step}; the last good state is in {checkpoints}.")
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+                raise NonFiniteError(
+                    f"The gradient norm is {float(norm)} at step {step}; the last good state is in {checkpoints}."
+                )
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
             if ema is not None:
                 ema.step(parameters)
 
             done = step + 1
-            stop = max_seconds is not None and time.monotonic() - began > max_seconds
-            if done % config.log_every == 0:
+            last = done == config.steps
+            stop = last or (max_seconds is not None and time.monotonic() - began > max_seconds)
+            progress.advance(bar)
+            if last or done % config.log_every == 0:
                 averages = {name: sum(values) / len(values) for name, values in seen.items()}
                 seen.clear()
                 rate = (done - start) / (time.monotonic() - began)
-                log.write(step=done, **averages, learning_rate=config.learning_rate_at(step), steps_per_second=rate)
+                log.write(
+                    step=done, **averages, learning_rate=config.learning_rate_at(step), steps_per_second=rate
+                )
                 note = " ".join(f"{name} {value:.4f}" for name, value in averages.items())
-                progress.update(bar, completed=done, note=f"{note} | {rate:.2f} steps/s")
-            last = done == config.steps
-            if stop or last or done % config.checkpoint_every == 0:
-                checkpoint.save(checkpoints, modules, optimizer, ema, done)
+                progress.update(bar, note=f"{note} | {rate:.2f} steps/s")
             if last or (config.evaluate_every and done % config.evaluate_every == 0):
                 scores = _evaluate(task, modules, parameters, ema)
                 log.write(step=done, **scores)
                 progress.console.print(f"step {done}: " + " ".join(f"{k} {v:.4f}" for k, v in scores.items()))
+            # After the log, so that a resume writes no line twice and leaves none out.
+            if stop or done % config.checkpoint_every == 0:
+                checkpoint.save(checkpoints, modules, optimizers, ema, done, seen)
             if stop and not last:
                 return False
 
@@ -174,7 +214,6 @@ def train(task: TrainingTask, config: LoopConfig, output: Path, max_seconds: flo
         ema.copy_to(parameters)
     modules.eval()
     task.save(output / "model")
-    (output / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
     return True
 
 
@@ -195,20 +234,20 @@ def _evaluate(
 
 
 class _Log:
-    """One JSON object per line; lines of a step that a resume repeats are dropped."""
+    """One JSON object per line; lines of steps that a resume repeats, or cut short by a kill, are dropped."""
 
     def __init__(self, path: Path, start: int) -> None:
         self.path = path
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= start]
-        path.write_text("".join(kept))
-
-    def _lines(self) -> Iterator[str]:
-        if self.path.exists():
-            yield from self.path.read_text().splitlines(keepends=True)
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= start]
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(kept))
+        partial.replace(path)
 
     def write(self, **record: float) -> None:
+        rounded = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in record.items()}
         with self.path.open("a") as file:
-            file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in record.items()}) + "\n")
+            file.write(json.dumps(rounded) + "\n")
 
 
 def _progress() -> Progress:

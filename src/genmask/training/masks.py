@@ -8,7 +8,8 @@ prompt sees its answer).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,9 +21,9 @@ from torch.utils.data import Dataset
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from genmask.conditioning import Condition, InstructionEncoder
-from genmask.data.dialogues import box_words
-from genmask.data.example import Example
-from genmask.denoiser import GenMaskTransformer
+from genmask.data.example import Dialogue, Example
+from genmask.data.mixture import Interleaving
+from genmask.denoiser import GenMaskBlock, GenMaskTransformer
 from genmask.evaluation.metrics import IoUTotals
 from genmask.latents import LatentCodec, mask_to_pixels
 from genmask.mask_head import LinearMaskHead
@@ -37,9 +38,11 @@ from genmask.objectives import (
     velocity,
 )
 from genmask.pipeline import GenMaskPipeline
-from genmask.processor import GenMaskProcessor, PromptBatch, segmentation_prompt
+from genmask.processor import GenMaskProcessor, segmentation_prompt
+from genmask.prompt_batch import PromptBatch
 from genmask.timesteps import LogitNormal, PowerLaw, TimestepDensity
 from genmask.training.batches import StepBatches
+from genmask.training.language import draw_dialogue, prepare_dialogues
 
 SUPERVISIONS = ("mse", "bce-pixels", "bce-linear")
 
@@ -50,6 +53,8 @@ class ExampleSource(Protocol):
     def segmentation(self, index: int, height: int, width: int) -> Example: ...
 
     def generation(self, index: int, height: int, width: int) -> Example: ...
+
+    def dialogues(self, index: int) -> list[Dialogue]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +68,13 @@ class MaskConfig:
     freq_dim: int = 256
     resolution: int = 128
     """Pictures have about this side, squared, in pixels."""
-    sizes: tuple[tuple[int, int], ...] = ((128, 128), (112, 144), (128, 128), (144, 112), (112, 144), (160, 96))
-    """(height, width) of the pictures of a step, in turn."""
+    sizes: tuple[tuple[int, int], ...] = ((128, 128),)
+    """(height, width) of the pictures of a step, in turn; sides are multiples of 16."""
+    early_sizes: tuple[tuple[int, int], ...] = ()
+    """The same for the first `early_steps`: words are learned as well, and sooner, on small pictures."""
+    early_steps: int = 0
+    source_weights: tuple[tuple[str, float], ...] = (("scenes", 0.6), ("photographs", 0.4))
+    """Shares of the samples; a source that is not given leaves its share to the others."""
     segmentation_batch: int = 32
     """Masks per step, shared out among the sources."""
     generation_batch: int = 12
@@ -76,14 +86,20 @@ class MaskConfig:
     condition_dropout: float = 0.1
     """Share of captions left empty, for guidance."""
     train_vlm: bool = False
-    """Let the instruction encoder go on learning; the paper freezes it."""
+    """Let the encoder's language model go on learning (its vision tower rests); the paper freezes it."""
     language_weight: float = 0.1
-    """Weight of its language-model loss then."""
+    """Weight of its own loss then."""
+    dialogue_batch: int = 4
+    """Dialogues per step that keep its language alive then."""
+    compile: bool = False
+    """Compile the transformer's blocks and the VAE's encoder: a minute or two at the start, a quarter off each step."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.supervision not in SUPERVISIONS:
-            raise ValueError(f"Got supervision {self.supervision!r}, expected one of {', '.join(SUPERVISIONS)}.")
+            raise ValueError(
+                f"Got supervision {self.supervision!r}, expected one of {', '.join(SUPERVISIONS)}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +112,31 @@ class Samples:
     indices: list[int]
     """Global sample indices: they key the noise."""
     masks: Tensor | None = None
-    """(B, H, W) bool."""
+    """(B, H, W) bool; background where unknown."""
     ignore: Tensor | None = None
-    """(B, H, W) bool."""
+    """(B, H, W) bool, True where unknown."""
+
+    def to(self, device: torch.device | str) -> Samples:
+        """Pictures and masks on a device; prompts and indices are needed on the CPU."""
+        return replace(
+            self,
+            images=self.images.to(device),
+            masks=None if self.masks is None else self.masks.to(device),
+            ignore=None if self.ignore is None else self.ignore.to(device),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """The batch of a step: a pass for each task."""
+
+    segmentation: Samples
+    generation: Samples | None
+    dialogues: PromptBatch | None
+
+    def to(self, device: torch.device | str) -> Step:
+        generation = None if self.generation is None else self.generation.to(device)
+        return replace(self, segmentation=self.segmentation.to(device), generation=generation)
 
 
 def build_transformer(config: MaskConfig, text_dim: int) -> GenMaskTransformer:
@@ -121,7 +159,8 @@ def build_transformer(config: MaskConfig, text_dim: int) -> GenMaskTransformer:
         nn.init.zeros_(transformer.condition_embedder.time_proj.weight)
         nn.init.zeros_(transformer.proj_out.weight)
         for block in transformer.blocks:
-            block.scale_shift_table.zero_()
+            assert isinstance(block, GenMaskBlock)
+            nn.init.zeros_(block.scale_shift_table)
             nn.init.zeros_(block.attn2.to_out[0].weight)
     return transformer
 
@@ -139,52 +178,82 @@ class MaskTask:
         processor: GenMaskProcessor,
     ) -> None:
         self.config = config
-        self.sources = list(sources.values())
+        self.sources = sources
+        if unknown := sources.keys() - dict(config.source_weights).keys():
+            raise ValueError(f"Got source {min(unknown)!r} without a share in source_weights: give it one.")
+        weights = {name: weight for name, weight in config.source_weights if name in sources}
+        self.interleaving = Interleaving(weights, config.seed)
         self.validation = validation
         self.vae = vae.requires_grad_(False)
         self.vlm = vlm.requires_grad_(config.train_vlm)
+        vlm.model.visual.requires_grad_(False)
         self.processor = processor
         self.codec = LatentCodec(vae)
         self.encoder = InstructionEncoder(vlm, processor, differentiable=config.train_vlm)
         self.transformer = build_transformer(config, vlm.config.get_text_config().hidden_size)
         self.mask_head = LinearMaskHead(vae.config.z_dim) if config.supervision == "bce-linear" else None
         self.modules = nn.ModuleDict({"transformer": self.transformer})
-        if config.train_vlm:
-            self.modules["vlm"] = vlm
+        self.frozen = nn.ModuleDict({"vae": vae})
+        (self.modules if config.train_vlm else self.frozen)["vlm"] = vlm
         if self.mask_head is not None:
             self.modules["mask_head"] = self.mask_head
+        self._encode = self.codec.encode
+        if config.compile:
+            self.transformer.compile_repeated_blocks(dynamic=True)
+            self._encode = torch.compile(self.codec.encode, dynamic=False)
 
     def batches(self) -> Dataset:
-        return StepBatches(self._samples)
+        return StepBatches(self._step)
 
-    def _samples(self, step: int) -> tuple[Samples, Samples | None]:
-        height, width = self.config.sizes[step % len(self.config.sizes)]
-        masks = self._segmentation(step, height, width)
-        return masks, self._generation(step, height, width) if self.config.generation_batch else None
+    def _step(self, step: int) -> Step:
+        sizes = self.config.early_sizes if step < self.config.early_steps else self.config.sizes
+        height, width = sizes[step % len(sizes)]
+        return Step(
+            segmentation=self._segmentation(step, height, width),
+            generation=self._generation(step, height, width) if self.config.generation_batch else None,
+            dialogues=self._dialogues(step) if self.config.train_vlm and self.config.dialogue_batch else None,
+        )
+
+    def _dialogues(self, step: int) -> PromptBatch:
+        return prepare_dialogues(
+            self.processor,
+            [
+                draw_dialogue(source, position, self.config.seed)
+                for _, source, position in self._located(step, self.config.dialogue_batch)
+            ],
+        )
+
+    def _located(self, step: int, size: int) -> list[tuple[int, ExampleSource, int]]:
+        """The samples of a step: global index, source, index in the source."""
+        located = []
+        for index in range(step * size, (step + 1) * size):
+            name, position = self.interleaving.locate(index)
+            located.append((index, self.sources[name], position))
+        return located
 
     def _segmentation(self, step: int, height: int, width: int) -> Samples:
-        size, count = self.config.segmentation_batch, len(self.sources)
-        indices = list(range(step * size, (step + 1) * size))
-        examples = [self.sources[i % count].segmentation(i // count, height, width) for i in indices]
-        masks = np.stack([example.mask for example in examples if example.mask is not None])
+        located = self._located(step, self.config.segmentation_batch)
+        examples = [source.segmentation(position, height, width) for _, source, position in located]
         images = torch.from_numpy(np.stack([example.image for example in examples]))
-        ignore = [np.zeros_like(masks[0]) if e.ignore is None else e.ignore for e in examples]
-        answers = [box_words(mask) for mask in masks] if self.config.train_vlm else None
+        nothing = np.zeros((height, width), dtype=bool)
+        ignore = np.stack([nothing if e.ignore is None else e.ignore for e in examples])
+        masks = np.stack([e.mask for e in examples if e.mask is not None]) & ~ignore
         return Samples(
             images=images,
-            prompts=self.processor.prepare([segmentation_prompt(e.text) for e in examples], images, answers),
-            indices=indices,
+            prompts=self.processor.prepare([segmentation_prompt(e.text) for e in examples], images),
+            indices=[i for i, _, _ in located],
             masks=torch.from_numpy(masks),
-            ignore=torch.from_numpy(np.stack(ignore)),
+            ignore=torch.from_numpy(ignore),
         )
 
     def _generation(self, step: int, height: int, width: int) -> Samples:
-        size, count = self.config.generation_batch, len(self.sources)
-        indices = list(range(step * size, (step + 1) * size))
-        examples = [self.sources[i % count].generation(i // count, height, width) for i in indices]
+        located = self._located(step, self.config.generation_batch)
+        indices = [i for i, _, _ in located]
+        examples = [source.generation(position, height, width) for _, source, position in located]
         dropped = [np.random.default_rng((self.config.seed, i, 1)).random() for i in indices]
         captions = [
-            "" if draw < self.config.condition_dropout else e.text for draw, e in zip(dropped, examples, strict=True)
+            "" if draw < self.config.condition_dropout else e.text
+            for draw, e in zip(dropped, examples, strict=True)
         ]
         return Samples(
             images=torch.from_numpy(np.stack([example.image for example in examples])),
@@ -192,46 +261,41 @@ class MaskTask:
             indices=indices,
         )
 
-    def losses(self, batch: tuple[Samples, Samples | None], step: int) -> dict[str, WeightedSum]:
-        segmentation, generation = batch
-        losses = self._segmentation_losses(segmentation)
+    def losses(self, batch: Step, step: int) -> dict[str, WeightedSum]:
+        segmentation, generation = batch.segmentation, batch.generation
+        masks = segmentation.masks
+        assert masks is not None
+        pixels = [_to_pixels(segmentation.images), mask_to_pixels(masks)]
         if generation is not None:
-            losses["generation"] = self._generation_loss(generation)
+            pixels.append(_to_pixels(generation.images))
+        with torch.no_grad(), torch.autocast(masks.device.type, enabled=False):
+            picture, x0, *drawn = self._encode(torch.cat(pixels)).split([len(part) for part in pixels])
+
+        losses = {"segmentation": self._segmentation_loss(segmentation, masks, picture, x0)}
+        if generation is not None:
+            losses["generation"] = self._generation_loss(generation, drawn[0])
+        if batch.dialogues is not None:
+            _, tokens = self.encoder.encode_dialogues(batch.dialogues)
+            count = torch.tensor(float(len(tokens)))
+            losses["language"] = WeightedSum(self.config.language_weight * tokens.sum(), count)
         return losses
 
-    def _segmentation_losses(self, samples: Samples) -> dict[str, WeightedSum]:
-        assert samples.masks is not None
+    def _segmentation_loss(self, samples: Samples, masks: Tensor, picture: Tensor, x0: Tensor) -> WeightedSum:
         assert samples.ignore is not None
-        losses = {}
-        if self.config.train_vlm:
-            condition, tokens = self.encoder.encode_dialogues(samples.prompts)
-            losses["language"] = WeightedSum(self.config.language_weight * tokens.sum(), torch.tensor(len(tokens)))
-        else:
-            condition = self.encoder.encode(samples.prompts)
-        ignore = samples.ignore
-        masks = samples.masks & ~ignore  # painted background where unknown
-        picture = self._encode(samples.images)
-        with torch.no_grad(), torch.autocast(picture.device.type, enabled=False):
-            x0 = self.codec.encode(mask_to_pixels(masks))
+        condition = self.encoder.encode(samples.prompts)
         eps, t = self._noise(samples.indices, x0, self.config.segmentation_density, stream=2)
         x_t = interpolate(x0, eps, t)
-        v_hat = self._velocity(
-            torch.stack([picture, x_t], dim=2), torch.stack([torch.zeros_like(t), t], dim=1), condition
-        )[:, :, 1]
+        frames, times = torch.stack([picture, x_t], dim=2), torch.stack([torch.zeros_like(t), t], dim=1)
+        v_hat = self._velocity(frames, times, condition)[:, :, 1]
         if self.config.supervision == "mse":
-            losses["segmentation"] = mse_loss(v_hat, velocity(x0, eps), latent_weight(ignore))
-        else:
-            x0_hat = predict_x0(x_t, v_hat.float(), t)
-            if self.mask_head is not None:
-                losses["segmentation"] = bce_linear_loss(x0_hat, masks, self.mask_head, ignore)
-            else:
-                decode = lambda latents: self.codec.decode(latents, clamp=False)  # noqa: E731
-                losses["segmentation"] = bce_pixel_loss(x0_hat, masks, decode, ignore)
-        return losses
+            return mse_loss(v_hat, velocity(x0, eps), latent_weight(samples.ignore))
+        x0_hat = predict_x0(x_t, v_hat.float(), t)
+        if self.mask_head is not None:
+            return bce_linear_loss(x0_hat, masks, self.mask_head, samples.ignore)
+        return bce_pixel_loss(x0_hat, masks, partial(self.codec.decode, clamp=False), samples.ignore)
 
-    def _generation_loss(self, samples: Samples) -> WeightedSum:
+    def _generation_loss(self, samples: Samples, x0: Tensor) -> WeightedSum:
         condition = self.encoder.encode(samples.prompts)
-        x0 = self._encode(samples.images)
         eps, t = self._noise(samples.indices, x0, self.config.generation_density, stream=3)
         v_hat = self._velocity(interpolate(x0, eps, t).unsqueeze(2), t.unsqueeze(1), condition).squeeze(2)
         return mse_loss(v_hat, velocity(x0, eps))
@@ -244,12 +308,6 @@ class MaskTask:
             encoder_hidden_states=condition.hidden_states,
             encoder_attention_mask=condition.attention_mask,
         ).sample
-
-    @torch.no_grad()
-    def _encode(self, images: Tensor) -> Tensor:
-        """(B, H, W, 3) uint8 -> latents (B, 16, H/8, W/8), in float32 whatever the training runs in."""
-        with torch.autocast(images.device.type, enabled=False):
-            return self.codec.encode(images.movedim(-1, 1) / 127.5 - 1)
 
     def _noise(
         self, indices: list[int], like: Tensor, density: TimestepDensity, stream: int
@@ -279,7 +337,11 @@ class MaskTask:
         scores = {}
         pipeline = self.pipeline()
         for name, examples in self.validation.items():
-            answers = pipeline.segment([e.image for e in examples], [e.text for e in examples], batch_size=32)
+            with torch.compiler.set_stance("force_eager"):
+                answers = pipeline.segment(
+                    [e.image for e in examples], [e.text for e in examples], batch_size=32
+                )
+            assert isinstance(answers, list)
             named, empty = IoUTotals(), {True: [0, 0], False: [0, 0]}
             for example, answer in zip(examples, answers, strict=True):
                 assert example.mask is not None
@@ -301,6 +363,11 @@ class MaskTask:
             if module is not None:
                 module.to(torch.bfloat16)
         pipeline.save_pretrained(folder)
+
+
+def _to_pixels(images: Tensor) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 in [-1, 1]."""
+    return images.movedim(-1, 1) / 127.5 - 1
 
 
 def _key(*parts: Any) -> int:

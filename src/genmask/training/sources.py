@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from genmask.data.example import Dialogue, Example
+from genmask.data.photograph_index import Photograph
 from genmask.data.photographs import Photographs
 from genmask.data.scenes import Scenes
 from genmask.data.transforms import color_jitter, random_horizontal_flip, random_resized_crop
@@ -37,23 +39,20 @@ class SceneSource:
 
 
 class PhotographSource:
-    """Photographs cropped, mirrored and jittered; a size takes only those whose own aspect ratio is nearest to it."""
+    """Photographs cropped, mirrored and jittered.
+
+    A size takes those photographs whose aspect ratio is nearer to it than to any other size; all, if there are none.
+    """
 
     def __init__(self, root: Path, sizes: Sequence[tuple[int, int]], seed: int = 0) -> None:
         self.seed = seed
-        self._by_size = {
-            size: Photographs(
-                root,
-                "train",
-                seed=seed,
-                area=CACHED_AREA,
-                select=lambda photo, size=size: size == _nearest(sizes, photo.height, photo.width),
-            )
-            for size in sizes
-        }
-        for photographs in self._by_size.values():
-            photographs.preload()
         self._dialogues = Photographs(root, "train", seed=seed, area=sizes[0][0] * sizes[0][1])
+        self._by_size: dict[tuple[int, int], Photographs] = {}
+        for size in dict.fromkeys(sizes):
+            fits = partial(_fits, size, sizes)
+            select = fits if any(map(fits, self._dialogues.photographs)) else None
+            self._by_size[size] = Photographs(root, "train", seed=seed, area=CACHED_AREA, select=select)
+            self._by_size[size].preload()
 
     def segmentation(self, index: int, height: int, width: int) -> Example:
         example = self._by_size[height, width][index]
@@ -68,7 +67,9 @@ class PhotographSource:
         return self._dialogues.dialogues(index)
 
     def _augmented(self, example: Example, rng: np.random.Generator, height: int, width: int) -> Example:
-        return color_jitter(random_horizontal_flip(_crop(example, rng, height, width, smallest=0.45), rng), rng)
+        return color_jitter(
+            random_horizontal_flip(_crop(example, rng, height, width, smallest=0.45), rng), rng
+        )
 
 
 def _crop(example: Example, rng: np.random.Generator, height: int, width: int, smallest: float) -> Example:
@@ -77,9 +78,16 @@ def _crop(example: Example, rng: np.random.Generator, height: int, width: int, s
     stretch = (width / height) / (columns / rows)
     largest = min(stretch, 1 / stretch)
     return random_resized_crop(
-        example, rng, height, width, scale=(smallest * largest, largest), aspect=(stretch / 1.1, stretch * 1.1)
+        example,
+        rng,
+        height,
+        width,
+        scale=(smallest * largest, largest),
+        aspect=(stretch / 1.1, stretch * 1.1),
     )
 
 
-def _nearest(sizes: Sequence[tuple[int, int]], height: int, width: int) -> tuple[int, int]:
-    return min(sizes, key=lambda size: abs(math.log(size[1] / size[0] * height / width)))
+def _fits(size: tuple[int, int], sizes: Sequence[tuple[int, int]], photo: Photograph) -> bool:
+    """Of all sizes of about this area, this one is nearest to the photograph's aspect ratio."""
+    rivals = [other for other in sizes if 0.8 < other[0] * other[1] / (size[0] * size[1]) < 1.25]
+    return size == min(rivals, key=lambda size: abs(math.log(size[1] / size[0] * photo.height / photo.width)))
