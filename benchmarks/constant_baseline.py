@@ -59,6 +59,17 @@ def totals(val: Photographs, constants: dict[ClassKey, np.ndarray]) -> dict[Clas
     return dict(sums)
 
 
+def scores(sums: dict[ClassKey, np.ndarray], source: str = "all") -> dict[str, float]:
+    """Of one source or of all: overall IoU over its pairs, and the mean over its classes of theirs (macro)."""
+    rows = np.stack([row for name, row in sums.items() if source in (name[0], "all")])
+    return {
+        "classes": len(rows),
+        "pairs": int(rows[:, 2].sum()),
+        "oIoU": float(rows[:, 0].sum() / rows[:, 1].sum()),
+        "macro": float(np.mean(rows[:, 0] / rows[:, 1])),
+    }
+
+
 def known_target(example: Example) -> np.ndarray:
     """The mask without ignored pixels."""
     assert example.mask is not None
@@ -73,9 +84,8 @@ def main(root: str) -> None:
     sums = totals(Photographs(root, "val"), best_constants(Photographs(root, "train")))
     print(f"{'source':<20} {'classes':>7} {'pairs':>6} {'oIoU':>6} {'macro':>6}")
     for source in (*sorted({name[0] for name in sums}), "all"):
-        rows = np.stack([row for name, row in sums.items() if source in (name[0], "all")])
-        overall, macro = rows[:, 0].sum() / rows[:, 1].sum(), np.mean(rows[:, 0] / rows[:, 1])
-        print(f"{source:<20} {len(rows):>7} {rows[:, 2].sum():>6} {overall:>6.3f} {macro:>6.3f}")
+        row = scores(sums, source)
+        print(f"{source:<20} {row['classes']:>7} {row['pairs']:>6} {row['oIoU']:>6.3f} {row['macro']:>6.3f}")
 
 
 if __name__ == "__main__":
