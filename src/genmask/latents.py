@@ -140,8 +140,15 @@ class LatentCodec:
     def _attention(self, block: WanAttentionBlock, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
         qkv = self._conv(block.to_qkv, self._norm(block.norm, x))
-        q, k, v = qkv.flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=-1)  # (B, 1, H * W, C), a single head
-        out = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2).reshape(batch, channels, height, width)
+        q, k, v = (
+            qkv.flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=-1)
+        )  # (B, 1, H * W, C), a single head
+        out = (
+            F.scaled_dot_product_attention(q, k, v)
+            .squeeze(1)
+            .transpose(1, 2)
+            .reshape(batch, channels, height, width)
+        )
         return x + self._conv(block.proj, out.contiguous(memory_format=torch.channels_last))
 
     def _norm(self, norm: WanRMS_norm, x: Tensor) -> Tensor:
@@ -150,11 +157,9 @@ class LatentCodec:
         return (x * (gain / length)).to(x.dtype)
 
     def _conv(self, conv: nn.Conv2d | WanCausalConv3d, x: Tensor) -> Tensor:
+        padding, stride = conv.padding, conv.stride
         if isinstance(conv, WanCausalConv3d):
-            padding = (conv._padding[2], conv._padding[0])
-            stride = conv.stride[1:]
-        else:
-            padding, stride = conv.padding, conv.stride
+            padding, stride = (conv._padding[2], conv._padding[0]), stride[1:]
         # The last temporal tap, contiguous (twice as fast). Made anew on every call: a kept copy would go stale unseen
         # when somebody writes to `parameter.data`, as moving averages do.
         tap = conv.weight[:, :, -1] if conv.weight.ndim == 5 else conv.weight

@@ -46,7 +46,7 @@ def predict_x0(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
 
 
 def latent_weight(ignore: Tensor, cell: int = 8) -> Tensor:
-    """(B, H, W) bool, True where no label is known -> (B, 1, H/cell, W/cell): 0 for a cell that touches such a pixel."""
+    """(B, H, W) bool, True where no label is known -> (B, 1, H/cell, W/cell): 0 for a cell that touches one."""
     return 1 - F.max_pool2d(ignore.float().unsqueeze(1), cell)
 
 

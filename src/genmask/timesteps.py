@@ -56,7 +56,9 @@ class LogitNormal(TimestepDensity):
 
     def pdf(self, t: Tensor | float) -> Tensor:
         t = _unit(t)
-        normal = torch.exp(-0.5 * ((torch.logit(t) - self.mean) / self.std) ** 2) / (self.std * math.sqrt(2 * math.pi))
+        normal = torch.exp(-0.5 * ((torch.logit(t) - self.mean) / self.std) ** 2) / (
+            self.std * math.sqrt(2 * math.pi)
+        )
         return torch.where((t > 0) & (t < 1), normal / (t * (1 - t)), 0.0)
 
     def cdf(self, t: Tensor | float) -> Tensor:
@@ -98,7 +100,9 @@ class RationalShift(TimestepDensity):
 
     def __post_init__(self) -> None:
         if self.a <= 0:
-            raise ValueError(f"Got a={self.a}, expected a > 0 (1 is uniform, smaller puts more mass near t = 1).")
+            raise ValueError(
+                f"Got a={self.a}, expected a > 0 (1 is uniform, smaller puts more mass near t = 1)."
+            )
 
     def pdf(self, t: Tensor | float) -> Tensor:
         return self.a / (1 - _unit(t) * (1 - self.a)) ** 2
