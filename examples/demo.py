@@ -6,7 +6,9 @@ python examples/demo.py [--model tiny] [--examples examples] [--output output/de
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -51,8 +53,10 @@ def run(model: str, folder: Path, output: Path) -> None:
     console.print(f"Model {model!r}, loaded in {time.perf_counter() - start:.1f} s.")
 
     table = Table("picture", "sentence", "IoU", "seconds", "file")
+    for column in table.columns:
+        column.overflow = "fold"  # a narrow terminal breaks names, but hides none
     totals = IoUTotals()
-    rows = []
+    triples = []
     for example in examples:
         path, sentence = folder / example["image"], example["text"]
         with Image.open(folder / example["mask"]) as image:
@@ -63,28 +67,29 @@ def run(model: str, folder: Path, output: Path) -> None:
         seconds = time.perf_counter() - start
         totals.add(result.mask, target)
         files = result.save(output, stem=path.stem)
-        note = " (absent)" if not target.any() else ""
-        iou = f"{totals.ious()[-1]:.2f}{note}"
-        table.add_row(example["image"], sentence, iou, f"{seconds:.2f}", str(files.overlay))
+        asked = sentence if target.any() else f"{sentence} (absent)"
+        table.add_row(
+            example["image"], asked, f"{totals.ious()[-1]:.2f}", f"{seconds:.2f}", files.overlay.name
+        )
         known = Segmentation(
             image=result.image, text=sentence, target=sentence, soft_mask=target.astype(np.float32)
         )
-        rows.append([open_image(path), known.overlay(), result.overlay()])
+        triples.append([open_image(path), known.overlay(), result.overlay()])
     console.print(table)
-    save_png(montage(rows), output / "montage.png")
+    save_png(montage(triples), output / "montage.png")
     console.print(
         f"Mean IoU {totals.mean_iou():.2f}, oIoU {totals.overall_iou():.2f} over {totals.num_samples} examples.\n"
-        f"Masks, overlays and JSON: {output}\n"
+        f"Masks, overlays and JSON are in {output}\n"
         f"To look at (picture | known answer | given answer): {output / 'montage.png'}"
     )
 
 
-def montage(rows: list[list[Image.Image]]) -> Image.Image:
-    """Rows of pictures as one, each fitted into a tile."""
-    sheet = Image.new("RGB", (TILE * len(rows[0]), TILE * len(rows)), "white")
-    for y, row in enumerate(rows):
-        for x, picture in enumerate(row):
-            sheet.paste(ImageOps.pad(picture, (TILE, TILE), color="white"), (TILE * x, TILE * y))
+def montage(triples: list[list[Image.Image]]) -> Image.Image:
+    """Triples of pictures on one sheet, two triples to a row, each picture fitted into a tile."""
+    sheet = Image.new("RGB", (TILE * 6, TILE * math.ceil(len(triples) / 2)), "white")
+    for i, picture in enumerate(itertools.chain.from_iterable(triples)):
+        tile = ImageOps.pad(picture, (TILE, TILE), color="white")
+        sheet.paste(tile, (TILE * (i % 6), TILE * (i // 6)))
     return sheet
 
 
