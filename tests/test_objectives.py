@@ -33,13 +33,17 @@ def test_the_path_ends_at_data_and_at_noise():
 
 def test_the_velocity_is_the_slope_of_the_path():
     t, h = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64), 1e-4
-    slope = (interpolate(X0.double(), EPS.double(), t + h) - interpolate(X0.double(), EPS.double(), t - h)) / (2 * h)
+    slope = (
+        interpolate(X0.double(), EPS.double(), t + h) - interpolate(X0.double(), EPS.double(), t - h)
+    ) / (2 * h)
     torch.testing.assert_close(slope, velocity(X0, EPS).double())
 
 
 def test_the_target_is_recovered_from_any_point_of_the_path():
     t = torch.tensor([0.1, 0.6, 1.0])
-    torch.testing.assert_close(predict_x0(interpolate(X0, EPS, t), velocity(X0, EPS), t), X0, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        predict_x0(interpolate(X0, EPS, t), velocity(X0, EPS), t), X0, rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
@@ -102,7 +106,9 @@ def test_each_supervision_reaches_the_transformer_and_its_own_head_alone(supervi
     if supervision == "mse":
         loss = mse_loss(v_hat, velocity(X0, EPS))
     elif supervision == "bce-pixels":
-        loss = bce_pixel_loss(predict_x0(x_t, v_hat, t), mask, lambda z: LatentCodec(vae).decode(z, clamp=False))
+        loss = bce_pixel_loss(
+            predict_x0(x_t, v_hat, t), mask, lambda z: LatentCodec(vae).decode(z, clamp=False)
+        )
     else:
         loss = bce_linear_loss(predict_x0(x_t, v_hat, t), mask, head)
     (loss.total / loss.weight).backward()

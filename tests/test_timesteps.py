@@ -73,7 +73,13 @@ def test_a_smaller_a_puts_more_mass_near_one():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: LogitNormal(std=0), lambda: PowerLaw(-0.1), lambda: RationalShift(0), lambda: PowerLaw().pdf(1.1)]
+    "make",
+    [
+        lambda: LogitNormal(std=0),
+        lambda: PowerLaw(-0.1),
+        lambda: RationalShift(0),
+        lambda: PowerLaw().pdf(1.1),
+    ],
 )
 def test_impossible_values_are_refused(make):
     with pytest.raises(ValueError, match=r"Got .* expected"):

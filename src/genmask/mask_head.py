@@ -17,5 +17,7 @@ class LinearMaskHead(ModelMixin, ConfigMixin):
         self.linear = nn.Linear(latent_channels, cell * cell)
 
     def forward(self, latents: Tensor) -> Tensor:
-        logits = self.linear(latents.to(self.linear.weight.dtype).movedim(1, -1)).movedim(-1, 1)  # (B, 64, h, w)
+        logits = self.linear(latents.to(self.linear.weight.dtype).movedim(1, -1)).movedim(
+            -1, 1
+        )  # (B, 64, h, w)
         return F.pixel_shuffle(logits, self.config.cell).squeeze(1)

@@ -35,7 +35,9 @@ class Example:
         if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
             raise ValueError(f"Got an image {self.image.shape} {self.image.dtype}, expected (H, W, 3) uint8.")
         if (self.mask is None) != (self.task == "generation"):
-            raise ValueError(f"Got task {self.task!r} with mask {self.mask is not None}: only segmentation has a mask.")
+            raise ValueError(
+                f"Got task {self.task!r} with mask {self.mask is not None}: only segmentation has a mask."
+            )
         for name, plane in (("mask", self.mask), ("ignore", self.ignore)):
             if plane is not None and (plane.shape != height_width or plane.dtype != np.bool_):
                 raise ValueError(
