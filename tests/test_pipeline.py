@@ -76,10 +76,10 @@ def test_same_seed_same_mask_to_the_bit(pipeline: GenMaskPipeline, picture: Imag
 
 
 def test_noises_are_averaged_in_latent_space(pipeline: GenMaskPipeline, picture: Image.Image) -> None:
-    codec, decoded = pipeline.codec, []
-    decode = codec.decode
+    decoded: list[Tensor] = []
+    decode = LatentCodec.decode
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codec, "decode", lambda x0: decoded.append(x0) or decode(x0))
+        patch.setattr(LatentCodec, "decode", lambda codec, x0: decoded.append(x0) or decode(codec, x0))
         pipeline.segment(picture, TEXT, num_noises=3)
         for noise in seeded_noise(0, (16, 6, 8), 3):
             patch.setattr("genmask.pipeline.seeded_noise", lambda *_, noise=noise: noise[None])
@@ -174,8 +174,8 @@ def test_many_texts_on_one_picture_encode_it_once(
     texts = [TEXT, "a green star on grass", "grass", TEXT, "mug"]
     single = [pipeline.segment(picture, text) for text in texts]
     encodings, readings = [], []
-    encode = pipeline.codec.encode
-    monkeypatch.setattr(pipeline.codec, "encode", lambda pixels: encodings.append(pixels) or encode(pixels))
+    encode = LatentCodec.encode
+    monkeypatch.setattr(LatentCodec, "encode", lambda codec, x: encodings.append(1) or encode(codec, x))
     handle = pipeline.vlm.model.visual.register_forward_hook(lambda *_: readings.append(1))
     many = pipeline.segment(picture, texts, batch_size=2)
     handle.remove()
@@ -328,6 +328,14 @@ def test_euler_with_the_true_velocity_gives_the_target(steps: int, shift: float)
     assert torch.allclose(torch.stack(seen), 1000 * shift * t / (1 + (shift - 1) * t))
 
 
+def test_integrate_leaves_the_scheduler_alone() -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    before = scheduler.timesteps
+    integrate(scheduler, torch.zeros(1, 16, 2, 2), lambda x_t, _: x_t, 3)
+    assert scheduler.timesteps is before
+    assert scheduler.step_index is None
+
+
 def test_noise_depends_on_its_seed_alone() -> None:
     one, three = seeded_noise(9, (16, 5, 3)), seeded_noise(9, (16, 5, 3), 3)
     assert torch.equal(one[0], three[0])
@@ -414,6 +422,16 @@ def test_a_lora_loads_acts_and_unloads(
     adapted.unfuse_lora()
     adapted.unload_lora_weights()
     assert difference(adapted.segment(picture, TEXT), plain) < 1e-5
+
+
+def test_a_fused_lora_is_saved(lora_folder: Path, picture: Image.Image, tmp_path: Path) -> None:
+    adapted = toy_pipeline()
+    adapted.load_lora_weights(lora_folder)
+    effect = adapted.segment(picture, TEXT)
+    adapted.fuse_lora()
+    adapted.unload_lora_weights()
+    adapted.save_pretrained(tmp_path)
+    assert difference(GenMaskPipeline.from_pretrained(tmp_path).segment(picture, TEXT), effect) < 1e-4
 
 
 def test_a_lora_is_not_saved_by_accident(lora_folder: Path, tmp_path: Path) -> None:

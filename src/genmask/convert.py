@@ -10,7 +10,6 @@ from torch import nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from genmask.denoiser import GenMaskTransformer
-from genmask.latents import LatentCodec
 from genmask.loading import ModelFolderError, load_model, load_weights, read_json
 from genmask.model_folder import load_processor, read_model_index
 from genmask.pipeline import GenMaskPipeline
@@ -49,7 +48,6 @@ def convert(
 
     vlm = load_model(Qwen2_5_VLForConditionalGeneration, qwen)
     vae = load_model(AutoencoderKLWan, wan / "vae")
-    LatentCodec(vae)  # refuses Wan-2.2's
     shift = read_json(wan / "scheduler" / "scheduler_config.json").get("flow_shift", 1.0)
     pipeline = GenMaskPipeline(
         transformer=_transformer(wan / "transformer", vlm.config.get_text_config().hidden_size, seed),

@@ -69,6 +69,7 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         resolution: int = 512,
     ) -> None:
         super().__init__()
+        LatentCodec(vae)  # refuses a VAE of another layout
         for ours, theirs, what in (
             (transformer.config.text_dim, vlm.config.get_text_config().hidden_size, "the VLM's width"),
             (transformer.config.in_channels, vae.config.z_dim, "the VAE's latent channels"),
@@ -91,7 +92,6 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             mask_head=mask_head,
         )
         self.register_to_config(resolution=resolution)
-        self._codec: LatentCodec | None = None
 
     @classmethod
     def from_pretrained(
@@ -100,7 +100,10 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         *,
         torch_dtype: torch.dtype | None = torch.float32,
         device: str | torch.device | None = None,
-        **download: Any,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | None = None,
+        local_files_only: bool = False,
     ) -> GenMaskPipeline:
         """Load a model, every key of every network accounted for.
 
@@ -109,27 +112,33 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             torch_dtype: of transformer and VLM; None keeps the stored one. Time and norms in the transformer
                 stay float32, and so does the VAE, which decodes in the transformer's.
             device: where to put it; None is the CPU.
-            download: `revision`, `cache_dir`, `token`, `local_files_only`, as in huggingface_hub.
+            revision, cache_dir, token, local_files_only: of a hub id, as in huggingface_hub.
 
         Raises:
             ModelFolderError: unknown name, half-written folder, another pipeline's folder, or any missing or
                 unexpected key, which is named.
         """
         # Not diffusers' loader: it only warns about wrong keys, and refuses classes of other packages.
-        folder = resolve_model(pretrained_model_name_or_path, **download)
+        folder = resolve_model(
+            pretrained_model_name_or_path,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+        )
         index = read_model_index(folder, cls.__name__)
-        has_head = index.get("mask_head", [None])[0] is not None
-        scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
         vae_dtype = None if torch_dtype is None else torch.float32
+        scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
+        mask_head = None
+        if index.get("mask_head", [None])[0] is not None:
+            mask_head = load_model(LinearMaskHead, folder / "mask_head", dtype=torch_dtype)
         pipeline = cls(
             transformer=load_model(GenMaskTransformer, folder / "transformer", dtype=torch_dtype),
             vae=load_model(AutoencoderKLWan, folder / "vae", dtype=vae_dtype),
             vlm=load_model(Qwen2_5_VLForConditionalGeneration, folder / "vlm", dtype=torch_dtype),
             processor=load_processor(folder / "processor"),
             scheduler=FlowMatchEulerDiscreteScheduler.from_config(scheduler_config),
-            mask_head=load_model(LinearMaskHead, folder / "mask_head", dtype=torch_dtype)
-            if has_head
-            else None,
+            mask_head=mask_head,
             resolution=index.get("resolution", 512),
         )
         return pipeline if device is None else pipeline.to(device)
@@ -152,21 +161,18 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             )
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / MODEL_INDEX).unlink(
-            missing_ok=True
-        )  # comes back last: until then the folder is half-written
+        # It comes back last: until then, what is in the folder is half-written, and refused.
+        (folder / MODEL_INDEX).unlink(missing_ok=True)
         super().save_pretrained(folder, **kwargs)
 
     @property
     def codec(self) -> LatentCodec:
         """Pictures <-> latents: encodes in float32, decodes in bfloat16 where the transformer runs in it."""
         decode_dtype = torch.bfloat16 if self.transformer.dtype == torch.bfloat16 else torch.float32
-        if self._codec is None or self._codec.vae is not self.vae or self._codec.decode_dtype != decode_dtype:
-            self._codec = LatentCodec(self.vae, decode_dtype)
         # Under model offload the VAE is fetched here, as diffusers' own `vae.encode` would fetch it.
         if (hook := getattr(self.vae, "_hf_hook", None)) is not None:
             hook.pre_forward(self.vae)
-        return self._codec
+        return LatentCodec(self.vae, decode_dtype)
 
     @property
     def encoder(self) -> InstructionEncoder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -33,6 +34,7 @@ def integrate(
         velocity: (x_t, timestep) -> v like x_t; timestep is a scalar tensor in [0, 1000].
         num_steps: calls of `velocity`.
     """
+    scheduler = copy.copy(scheduler)  # it counts its steps: calls in two threads must not share the count
     # Equal steps that end at 0: the scheduler's own choice would spend its last step on the last thousandth.
     scheduler.set_timesteps(sigmas=np.linspace(1, 1 / num_steps, num_steps), device=noise.device)
     x_t = noise
