@@ -1,8 +1,7 @@
 """Training the transformer on masks and pictures under one flow-matching objective (Eq. 2).
 
-The VAE is frozen. The instruction encoder is frozen too, as in the paper, or goes on learning with the transformer: one
-forward then gives both the condition and, on the answers that follow the prompts, its own language-model loss (no
-prompt sees its answer).
+The VAE is frozen. The instruction encoder is frozen too, as in the paper, or its language model goes on learning with
+the transformer: through the condition, and on dialogues of its own. No prompt to segment carries an answer.
 """
 
 from __future__ import annotations
@@ -100,6 +99,8 @@ class MaskConfig:
             raise ValueError(
                 f"Got supervision {self.supervision!r}, expected one of {', '.join(SUPERVISIONS)}."
             )
+        if self.early_steps and not self.early_sizes:
+            raise ValueError(f"Got {self.early_steps} early_steps without early_sizes: give one at least.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,8 @@ class SceneSource:
 class PhotographSource:
     """Photographs cropped, mirrored and jittered.
 
-    A size takes those photographs whose aspect ratio is nearer to it than to any other size; all, if there are none.
+    A size takes those photographs whose aspect ratio is nearer to it than to any other size of about its area; all,
+    if there are none.
     """
 
     def __init__(self, root: Path, sizes: Sequence[tuple[int, int]], seed: int = 0) -> None:
@@ -88,6 +89,6 @@ def _crop(example: Example, rng: np.random.Generator, height: int, width: int, s
 
 
 def _fits(size: tuple[int, int], sizes: Sequence[tuple[int, int]], photo: Photograph) -> bool:
-    """Of all sizes of about this area, this one is nearest to the photograph's aspect ratio."""
+    """Of all sizes of about the area of `size`, that one is nearest to the photograph's aspect ratio."""
     rivals = [other for other in sizes if 0.8 < other[0] * other[1] / (size[0] * size[1]) < 1.25]
     return size == min(rivals, key=lambda size: abs(math.log(size[1] / size[0] * photo.height / photo.width)))

@@ -1,0 +1,193 @@
+"""Recipes: every name is a complete configuration; shrunken ones run from nothing to a model that segments."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from genmask import recipes
+from genmask.data.scenes import Scenes
+from genmask.pipeline import GenMaskPipeline
+from genmask.recipes import RECIPES, Recipe, run
+from genmask.training.autoencoder import AutoencoderConfig
+from genmask.training.language import LanguageConfig
+from genmask.training.loop import LoopConfig
+from genmask.training.masks import MaskConfig
+from genmask.training.sources import PhotographSource, SceneSource
+
+SMALLER: dict[str, dict[str, Any]] = {
+    "tiny-vae": {"base_dim": 4, "crop": 32, "batch_size": 4},
+    "tiny-vlm": {
+        "hidden_size": 32, "num_layers": 2, "num_heads": 2, "intermediate_size": 64,
+        "vision_hidden_size": 16, "vision_depth": 2, "vision_num_heads": 2, "vision_intermediate_size": 32,
+        "vocab_size": 320, "tokenizer_samples": 10, "batch_size": 2,
+    },
+    "tiny": {
+        "num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 48, "freq_dim": 32,
+        "sizes": ((64, 64), (48, 80)), "early_sizes": ((48, 48),), "early_steps": 1,
+        "segmentation_batch": 4, "generation_batch": 2, "dialogue_batch": 1,
+        "resolution": 64, "compile": False,
+    },
+}  # fmt: skip
+
+
+def toy(name: str) -> Recipe:
+    """Two steps of the named recipe, small enough for a test."""
+    recipe = RECIPES[name]()
+    loop = replace(recipe.loop, steps=2, checkpoint_every=1, evaluate_every=0, num_workers=0)
+    return replace(recipe, model=replace(recipe.model, **SMALLER[name]), loop=loop, validation_samples=2)
+
+
+def write_photographs(root: Path, sizes: list[tuple[int, int]]) -> None:
+    """For each size a photograph to train on and one to validate on: a tiger, half of the picture, and an otter."""
+    for folder in ("images", "labels"):
+        (root / "animals" / folder).mkdir(parents=True)
+    rows = []
+    for number, (height, width) in enumerate(sizes):
+        labels = np.zeros((height, width), dtype=np.uint8)
+        labels[:, : width // 2] = 1
+        labels[: height // 3, width // 2 :] = 2
+        for split in ("train", "val"):
+            names = {"image": f"images/{split}{number}.jpg", "labels": f"labels/{split}{number}.png"}
+            Image.fromarray(np.stack([labels * 100] * 3, axis=-1)).save(root / "animals" / names["image"])
+            Image.fromarray(labels).save(root / "animals" / names["labels"])
+            rows.append({**names, "height": height, "width": width, "split": split, "present": [1, 2]})
+    (root / "animals/index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "animals/classes.json").write_text(json.dumps({0: "background", 1: "tiger", 2: "otter"}))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_name_is_a_complete_configuration(name: str) -> None:
+    recipe = RECIPES[name]()
+    assert recipe == RECIPES[name]()
+    assert isinstance(recipe.loop, LoopConfig)
+    assert isinstance(recipe.model, AutoencoderConfig | LanguageConfig | MaskConfig)
+    assert recipe.summary.isascii()
+    assert "\n" not in recipe.summary
+    assert recipe.loop.learning_rate > recipe.loop.final_learning_rate
+    assert recipe.loop.warmup_steps < recipe.loop.steps
+
+
+def test_the_sizes_suit_the_model() -> None:
+    tiny = RECIPES["tiny"]().model
+    assert isinstance(tiny, MaskConfig)
+    for height, width in tiny.sizes:
+        assert 0.8 <= height * width / tiny.resolution**2 <= 1.25
+    assert all(side % 16 == 0 for size in (*tiny.sizes, *tiny.early_sizes) for side in size)
+    assert 0 <= tiny.early_steps < RECIPES["tiny"]().loop.steps
+
+
+def test_an_unknown_name_lists_the_known(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"^Got recipe 'tiny-vea', expected one of tiny-vae, tiny-vlm, tiny\.$"
+    ):
+        run("tiny-vea", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "message"),
+    [
+        ("tiny", {}, "Got no --vae folder, expected the model/ folder of a finished tiny-vae run."),
+        (
+            "tiny",
+            {"vae": Path("v")},
+            "Got no --vlm folder, expected the model/ folder of a finished tiny-vlm run.",
+        ),
+        ("tiny-vae", {"vae": Path("v")}, "Got a --vae folder, expected none."),
+        ("tiny-vlm", {"vlm": Path("v")}, "Got a --vlm folder, expected none."),
+    ],
+)
+def test_parts_that_are_missing_or_not_wanted_are_named(
+    name: str, parts: dict[str, Path], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011 (the whole message is compared)
+        run(name, tmp_path / "run", **parts)
+    assert str(error.value) == message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nowhere"):
+        run("tiny", tmp_path / "run", vae=tmp_path / "nowhere", vlm=tmp_path / "nowhere", recipe=toy("tiny"))
+
+
+@pytest.mark.parametrize("with_photographs", [False, True])
+def test_the_three_recipes_make_a_model_that_segments(with_photographs: bool, tmp_path: Path) -> None:
+    photos = None
+    if with_photographs:
+        photos = tmp_path / "photos"
+        write_photographs(photos, [(64, 64), (48, 80)])
+    vae, vlm = tmp_path / "vae", tmp_path / "vlm"
+    assert run("tiny-vae", vae, photos=photos, recipe=toy("tiny-vae"))
+    assert run("tiny-vlm", vlm, photos=photos, recipe=toy("tiny-vlm"))
+    output = tmp_path / "tiny"
+    parts = {"vae": vae / "model", "vlm": vlm / "model"}
+    assert not run("tiny", output, photos=photos, **parts, recipe=toy("tiny"), max_minutes=0)
+    assert not (output / "model").exists()
+    assert run("tiny", output, photos=photos, **parts, recipe=toy("tiny"))
+
+    assert {path.name for path in output.iterdir()} == {"checkpoints", "log.jsonl", "model", "recipe.txt"}
+    assert "segmentation_density=PowerLaw(a=" in (output / "recipe.txt").read_text()
+    scores = json.loads((output / "log.jsonl").read_text().splitlines()[-1])
+    assert ("photos_oiou" in scores) == with_photographs
+    assert {"scenes_oiou", "scenes_miou", "scenes_present_empty", "scenes_absent_empty"} < scores.keys()
+    pipeline = GenMaskPipeline.from_pretrained(output / "model")
+    example = Scenes("val", size=64)[0]
+    assert pipeline.segment(example.image, example.text).mask.shape == (64, 64)
+
+
+def test_scenes_are_asked_about_twice_and_never_twice_the_same() -> None:
+    source = SceneSource([(48, 64)], seed=0)
+    first, second, third = (source.segmentation(index, 48, 64) for index in range(3))
+    assert np.array_equal(first.image, second.image)
+    assert (first.text, first.id) != (second.text, second.id)
+    assert not np.array_equal(first.image, third.image)
+    assert first.image.shape == (48, 64, 3)
+
+
+def test_photographs_are_cropped_to_the_size_they_suit(tmp_path: Path) -> None:
+    write_photographs(tmp_path, [(64, 64), (40, 80)])
+    sizes = [(64, 64), (48, 80), (64, 64)]
+    source = PhotographSource(tmp_path, sizes)
+    for (height, width), own in (((64, 64), "train0"), ((48, 80), "train1")):
+        for index in range(4):
+            example = source.segmentation(index, height, width)
+            assert example.image.shape == (height, width, 3)
+            assert example.id.startswith(own)
+            assert example.mask is not None
+            assert source.generation(index, height, width).image.shape == (height, width, 3)
+    again = PhotographSource(tmp_path, sizes).segmentation(3, 48, 80)
+    assert np.array_equal(again.image, source.segmentation(3, 48, 80).image)
+
+
+def test_sizes_of_another_stage_take_no_photograph_away(tmp_path: Path) -> None:
+    write_photographs(tmp_path, [(64, 64), (40, 80)])
+    sizes = [(64, 64), (48, 80), (32, 32), (24, 40)]
+    source = PhotographSource(tmp_path, sizes)
+    for height, width in sizes:
+        own = "train0" if height == width else "train1"
+        assert source.segmentation(0, height, width).id.startswith(own)
+
+
+def test_a_size_that_no_photograph_suits_takes_all(tmp_path: Path) -> None:
+    write_photographs(tmp_path, [(64, 64), (64, 72)])
+    source = PhotographSource(tmp_path, [(64, 64), (48, 96)])
+    found = [source.segmentation(index, 48, 96) for index in range(8)]
+    assert {example.id.split("/")[0] for example in found} == {"train0", "train1"}
+    assert all(example.image.shape == (48, 96, 3) for example in found)
+    assert any(example.mask is not None and example.mask.any() for example in found)
+    assert source.dialogues(0)
+
+
+def test_held_out_samples_are_spread_over_the_photographs(tmp_path: Path) -> None:
+    write_photographs(tmp_path, [(64, 64), (40, 80)])
+    samples = recipes._validation(tmp_path, 2)
+    assert {name: len(found) for name, found in samples.items()} == {"scenes": 2, "photos": 2}
+    assert len({example.id.split("/")[0] for example in samples["photos"]}) == 2
