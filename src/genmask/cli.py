@@ -92,8 +92,8 @@ def parse(arguments: list[str]) -> Any:
 
 def reason(box: str) -> str:
     """What tyro says in the first section of a box drawn over several lines, in one."""
-    lines = [line.strip("│ ") for line in box.splitlines()[1:]]
-    section = itertools.takewhile(lambda line: not line.startswith(("─", "╰")), lines)
+    lines = [line.strip("\u2502 ") for line in box.splitlines()[1:]]
+    section = itertools.takewhile(lambda line: not line.startswith(("\u2500", "\u2570")), lines)
     return " ".join(section).rstrip(".")
 
 
