@@ -14,6 +14,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.training_utils import EMAModel
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from genmask.conditioning import Condition
 from genmask.data.example import Dialogue, Example
+from genmask.data.folder import Folder
+from genmask.data.transforms import resize
 from genmask.latents import LatentCodec
 from genmask.loading import load_model
 from genmask.model_folder import load_processor
@@ -34,6 +37,7 @@ from genmask.training.batches import StepBatches
 from genmask.training.language import LanguageConfig, LanguageTask
 from genmask.training.loop import LoopConfig, NonFiniteError, TrainingTask, train
 from genmask.training.masks import SUPERVISIONS, ExampleSource, MaskConfig, MaskTask, Step
+from tests.conftest import toy_pipeline
 from tests.toy import toy_processor, toy_vae, toy_vlm
 
 SIZES = ((32, 32), (32, 48))
@@ -508,6 +512,33 @@ def test_a_finished_run_is_a_model_in_bfloat16(supervision: str, train_vlm: bool
     decoders = ("vae", "linear") if supervision == "bce-linear" else ("vae",)
     for decoder in decoders:
         assert pipeline.segment(example.image, example.text, decoder=decoder).mask.shape == (40, 60)
+
+
+def test_a_folder_of_ones_own_goes_on_from_a_model(tmp_path: Path) -> None:
+    """As docs/training.md shows it: masks alone, from a source that can do nothing else."""
+
+    class Own:
+        def __init__(self, root: Path) -> None:
+            self.folder = Folder(root)
+
+        def segmentation(self, index: int, height: int, width: int) -> Example:
+            return resize(self.folder[index % len(self.folder)], height, width)
+
+    example = Rectangles().segmentation(0, 40, 56)
+    assert example.mask is not None
+    Image.fromarray(example.image).save(tmp_path / "mug.png")
+    Image.fromarray(example.mask).save(tmp_path / "mask.png")
+    row = {"image": "mug.png", "text": "the red mug", "mask": "mask.png"}
+    (tmp_path / "captions.jsonl").write_text(json.dumps(row))
+    pipeline = toy_pipeline()
+    source: Any = Own(tmp_path)
+    task = mask_task(source, generation_batch=0)
+    before = task.evaluate()
+    task.transformer.load_state_dict(pipeline.transformer.state_dict())
+    train(task, replace(LOOP, ema_decay=None), tmp_path / "run")
+    after = log(tmp_path / "run")[-1]
+    assert before.keys() < after.keys()
+    assert (tmp_path / "run" / "model" / "model_index.json").exists()
 
 
 def test_the_moving_average_is_what_is_saved(tmp_path: Path) -> None:

@@ -23,10 +23,10 @@ def toy_vae(seed: int = 0) -> AutoencoderKLWan:
 def toy_transformer(seed: int = 0, **overrides: object) -> GenMaskTransformer:
     """A Wan transformer of two blocks, width 24."""
     torch.manual_seed(seed)
-    config: dict = dict(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16,
-        text_dim=32, freq_dim=32, ffn_dim=48, num_layers=2, rope_max_seq_len=32,
-    )  # fmt: skip
+    config = {
+        "patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 16,
+        "out_channels": 16, "text_dim": 32, "freq_dim": 32, "ffn_dim": 48, "num_layers": 2, "rope_max_seq_len": 32,
+    }  # fmt: skip
     return GenMaskTransformer(**{**config, **overrides}).eval()
 
 

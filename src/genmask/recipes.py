@@ -99,7 +99,7 @@ def tiny() -> Recipe:
             compile=True,
         ),
         loop=LoopConfig(
-            steps=3000,
+            steps=2500,
             optimizer="muon",
             learning_rate=1e-3,
             final_learning_rate=5e-5,
