@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
@@ -49,6 +50,8 @@ class LanguageConfig:
     """Pictures whose dialogues the vocabulary is learned from."""
     batch_size: int = 32
     """Pictures per step."""
+    recall_weight: float = 0.5
+    """Weight of the loss that makes the last layer remember which word it stands on."""
     seed: int = 0
 
 
@@ -85,7 +88,12 @@ def build_vlm(config: LanguageConfig, processor: GenMaskProcessor) -> Qwen2_5_VL
 
 
 class LanguageTask:
-    """Cross-entropy of the answers to questions, caption requests, boxes and indirect instructions."""
+    """Cross-entropy of the answers to questions, caption requests, boxes and indirect instructions.
+
+    And of every prompt's own words, read off the last layer by a linear map that is thrown away: what comes next is
+    all that a language model is otherwise asked for there, and a small one forgets the word itself, which the
+    transformer needs (`benchmarks/condition_probe.py` shows it).
+    """
 
     def __init__(
         self,
@@ -99,7 +107,8 @@ class LanguageTask:
         self.processor = processor
         self.validation = {name: prepare_dialogues(processor, held) for name, held in validation.items()}
         self.vlm = build_vlm(config, processor)
-        self.modules = nn.ModuleDict({"vlm": self.vlm})
+        self.recall = nn.Linear(config.hidden_size, len(processor.tokenizer))
+        self.modules = nn.ModuleDict({"vlm": self.vlm, "recall": self.recall})
         self.frozen = nn.ModuleDict()
         self.encoder = InstructionEncoder(self.vlm, processor, differentiable=True)
 
@@ -114,17 +123,31 @@ class LanguageTask:
             [draw_dialogue(self.sources[i % count], i // count, self.config.seed) for i in indices],
         )
 
-    def losses(self, batch: Any, step: int) -> dict[str, WeightedSum]:
-        _, tokens = self.encoder.encode_dialogues(batch)
-        return {"language": WeightedSum(tokens.sum(), torch.tensor(float(tokens.numel())))}
+    def losses(self, batch: PromptBatch, step: int) -> dict[str, WeightedSum]:
+        answers, words = self._errors(batch)
+        return {
+            "language": WeightedSum(answers.sum(), torch.tensor(float(len(answers)))),
+            "recall": WeightedSum(self.config.recall_weight * words.sum(), torch.tensor(float(len(words)))),
+        }
+
+    def _errors(self, batch: PromptBatch) -> tuple[Tensor, Tensor]:
+        """Cross-entropy, in nats, of every token of the answers, and of every word of the prompts."""
+        condition, answers = self.encoder.encode_dialogues(batch)
+        ids = batch.input_ids[:, : condition.attention_mask.shape[1]].to(condition.attention_mask.device)
+        is_word = condition.attention_mask & (ids != self.processor.image_token_id)
+        logits = self.recall(condition.hidden_states[is_word])
+        return answers, F.cross_entropy(logits.float(), ids[is_word], reduction="none")
 
     def evaluate(self) -> dict[str, float]:
-        """Loss of held-out answers, nats per token, and the share of tokens given more than half of the probability."""
+        """Loss of held-out answers, nats per token, and the share of tokens given more than half of the probability;
+        and that share of the prompts' own words.
+        """
         scores = {}
         for name, batch in self.validation.items():
-            _, tokens = self.encoder.encode_dialogues(batch)
-            scores[f"{name}_loss"] = float(tokens.mean())
-            scores[f"{name}_accuracy"] = float((tokens < np.log(2)).float().mean())
+            answers, words = self._errors(batch)
+            scores[f"{name}_loss"] = float(answers.mean())
+            scores[f"{name}_accuracy"] = float((answers < np.log(2)).float().mean())
+            scores[f"{name}_recall"] = float((words < np.log(2)).float().mean())
         return scores
 
     def save(self, folder: Path) -> None:

@@ -141,7 +141,7 @@ class Step:
 
 
 def build_transformer(config: MaskConfig, text_dim: int) -> GenMaskTransformer:
-    """Seeded random weights; every block starts as the identity and the output as zero (AdaLN-zero, as DiT)."""
+    """Seeded random weights; gates and output start at zero (AdaLN-zero, as DiT), cross-attention at full size."""
     torch.manual_seed(config.seed)
     transformer = GenMaskTransformer(
         num_attention_heads=config.num_attention_heads,
@@ -157,12 +157,14 @@ def build_transformer(config: MaskConfig, text_dim: int) -> GenMaskTransformer:
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
+        # The text must enter at the size of everything else: cross-attention has no norm on its values, and a
+        # signal that starts small is learned late or never.
+        nn.init.xavier_uniform_(transformer.condition_embedder.text_embedder.linear_2.weight, gain=2.0)
         nn.init.zeros_(transformer.condition_embedder.time_proj.weight)
         nn.init.zeros_(transformer.proj_out.weight)
         for block in transformer.blocks:
             assert isinstance(block, GenMaskBlock)
             nn.init.zeros_(block.scale_shift_table)
-            nn.init.zeros_(block.attn2.to_out[0].weight)
     return transformer
 
 
