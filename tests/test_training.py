@@ -36,7 +36,7 @@ from genmask.training.autoencoder import AutoencoderConfig, AutoencoderTask
 from genmask.training.batches import StepBatches
 from genmask.training.language import LanguageConfig, LanguageTask
 from genmask.training.loop import LoopConfig, NonFiniteError, TrainingTask, train
-from genmask.training.masks import SUPERVISIONS, ExampleSource, MaskConfig, MaskTask, Step
+from genmask.training.masks import SUPERVISIONS, ExampleSource, MaskConfig, MaskTask, Step, build_transformer
 from tests.conftest import toy_pipeline
 from tests.toy import toy_processor, toy_vae, toy_vlm
 
@@ -549,7 +549,10 @@ def test_the_moving_average_is_what_is_saved(tmp_path: Path) -> None:
     average = list(load_file(newest / "ema.safetensors").values())
     task = language_task()
     saved = load_model(type(task.vlm), tmp_path / "model")
-    for expected, (name, value) in zip(average, saved.named_parameters(), strict=True):
+    assert len(average) == len(list(saved.parameters())) + len(list(task.recall.parameters()))
+    for expected, (name, value) in zip(
+        average, saved.named_parameters(), strict=False
+    ):  # the recall head is last
         assert torch.equal(value, expected.to(torch.bfloat16)), name
     weights = load_file(newest / "modules.safetensors")
     assert any(
@@ -583,3 +586,38 @@ def test_a_picture_smaller_than_the_crop_is_enlarged() -> None:
 
     task = AutoencoderTask(AutoencoderConfig(base_dim=4, crop=32, batch_size=4), [Narrow()], {})
     assert task.batches()[0].shape == (4, 3, 32, 32)
+
+
+def test_the_language_task_makes_the_last_layer_remember_its_words():
+    task = language_task()
+    batch = task._dialogues(0)
+    optimizer = torch.optim.AdamW(task.modules.parameters(), lr=1e-2)
+    recalled = []
+    for _ in range(30):
+        loss = task.losses(batch, 0)["recall"]
+        mean = loss.total / loss.weight
+        recalled.append(float(mean.detach()))
+        mean.backward()
+        assert task.vlm.model.language_model.layers[0].self_attn.q_proj.weight.grad is not None
+        optimizer.step()
+        optimizer.zero_grad()
+    assert recalled[-1] < 0.5 * recalled[0]
+    assert "recall" not in "".join(task.vlm.state_dict())
+
+
+def test_the_text_enters_a_fresh_transformer_at_the_size_of_everything_else():
+    transformer = build_transformer(MaskConfig(num_layers=2), text_dim=256)
+    sizes = {}
+    for name in ("attn1", "attn2"):
+        module = getattr(transformer.blocks[0], name)
+        module.register_forward_hook(
+            lambda _, __, output, name=name: sizes.update({name: float(output.square().mean().sqrt())})
+        )
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        transformer(
+            torch.randn(2, 16, 2, 4, 4, generator=generator),
+            torch.tensor([[0.0, 1000.0]]).expand(2, 2),
+            torch.randn(2, 20, 256, generator=generator),
+        )
+    assert 1 / 3 < sizes["attn2"] / sizes["attn1"] < 3
