@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import struct
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from genmask.cli import COMMANDS, main
 from genmask.pipeline import GenMaskPipeline
 from tests.conftest import random_picture
+from tests.pictures import png_of_size
 
 
 @pytest.fixture
@@ -152,21 +151,6 @@ def test_texts_in_any_language_make_file_names(
 
 
 # -- pictures
-
-
-def png_of_size(width: int, height: int) -> bytes:
-    """A PNG that claims a size; its pixels are few."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"0"))
-        + chunk(b"IEND", b"")
-    )
 
 
 def encoded(picture: Image.Image, **options: object) -> bytes:

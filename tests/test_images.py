@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from genmask.images import MAX_ASPECT, MAX_PIXELS, ImageError, open_image, processing_size, resize_to_area
+from tests.pictures import png_of_size
 
 COLUMNS, ROWS = np.meshgrid(np.arange(0, 240, 8), np.arange(0, 160, 8))
 PIXELS = np.stack([COLUMNS, ROWS, np.full((20, 30), 90)], axis=-1).astype(np.uint8)
@@ -127,21 +126,6 @@ def test_truncated_files_are_refused(tmp_path: Path, name: str) -> None:
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])
     refusal(tmp_path / name)
-
-
-def png_of_size(width: int, height: int) -> bytes:
-    """A PNG that claims a size, and has no pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b""))
-        + chunk(b"IEND", b"")
-    )
 
 
 @pytest.mark.parametrize(("width", "height"), [(10_001, 10_000), (13_000, 13_000), (60_000, 60_000)])
