@@ -34,6 +34,7 @@ from genmask.timesteps import PowerLaw
 from genmask.training import checkpoint
 from genmask.training.autoencoder import AutoencoderConfig, AutoencoderTask
 from genmask.training.batches import StepBatches
+from genmask.training.encodings import EncodedStep, EncodedSteps
 from genmask.training.language import LanguageConfig, LanguageTask
 from genmask.training.loop import LoopConfig, NonFiniteError, TrainingTask, train
 from genmask.training.masks import SUPERVISIONS, ExampleSource, MaskConfig, MaskTask, Step, build_transformer
@@ -85,12 +86,14 @@ class Rectangles:
         return self.segmentation(index, 48, 48)
 
 
-def mask_task(source: ExampleSource | None = None, **config: Any) -> MaskTask:
+def mask_task(
+    source: ExampleSource | None = None, kept: EncodedSteps | None = None, **config: Any
+) -> MaskTask:
     source = source or Rectangles()
     toy = MaskConfig(
         num_layers=2, num_attention_heads=2, attention_head_dim=12, ffn_dim=48, freq_dim=32, resolution=32,
         sizes=SIZES, source_weights=(("rectangles", 1.0),), segmentation_batch=4, generation_batch=2,
-        dialogue_batch=1, segmentation_density=PowerLaw(0.5),
+        segmentation_density=PowerLaw(0.5),
     )  # fmt: skip
     return MaskTask(
         replace(toy, **config),
@@ -99,6 +102,7 @@ def mask_task(source: ExampleSource | None = None, **config: Any) -> MaskTask:
         vae=toy_vae(),
         vlm=toy_vlm(),
         processor=toy_processor(),
+        kept=kept,
     )
 
 
@@ -119,7 +123,6 @@ TASKS: dict[str, Callable[[], TrainingTask]] = {
     "autoencoder": autoencoder_task,
     "language": language_task,
     "masks": mask_task,
-    "masks and language": lambda: mask_task(train_vlm=True),
 }
 
 
@@ -158,6 +161,17 @@ def test_an_interrupted_run_equals_an_uninterrupted_one_to_the_bit(name: str, tm
     weights = load_file(tmp_path / "whole" / "checkpoints" / "step-000000005" / "modules.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.float32}  # though it computes in bfloat16
     assert [line["step"] for line in log(tmp_path / "whole")] == [3, 4, 5, 5]
+
+
+def test_an_interrupted_run_on_samples_that_come_again_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    def task(name: str) -> MaskTask:
+        return mask_task(kept=EncodedSteps(tmp_path / name), epoch_steps=2)
+
+    train(task("kept"), LOOP, tmp_path / "whole")
+    while not train(task("kept in parts"), LOOP, tmp_path / "parts", max_seconds=0):
+        pass
+    assert files(tmp_path / "parts") == files(tmp_path / "whole")
+    assert log(tmp_path / "parts") == log(tmp_path / "whole")
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint_to_the_same_end(tmp_path: Path) -> None:
@@ -338,7 +352,7 @@ def test_batches_are_a_function_of_the_step_alone(name: str) -> None:
     alone = [TASKS[name]().batches()[step] for step in (5, 6, 7)]
     assert same(alone[0], task.batches()[5])
     assert not same(alone[0], alone[2])
-    for workers in (0, 1, 2) if name == "masks and language" else (0,):
+    for workers in (0, 1, 2) if name == "masks" else (0,):
         loader = DataLoader(task.batches(), batch_size=None, sampler=range(5, 8), num_workers=workers)
         assert all(map(same, loader, alone))
 
@@ -414,53 +428,69 @@ def test_a_source_without_a_share_is_refused() -> None:
         mask_task(source_weights=(("scenes", 1.0),))
 
 
-def test_joint_training_reaches_the_encoder_from_both_losses_and_the_vae_from_none() -> None:
-    task = mask_task(train_vlm=True)
-    assert not any(p.requires_grad for p in task.vlm.model.visual.parameters())
-    nn.init.normal_(task.transformer.proj_out.weight)  # zero at first: no gradient would come through
-    nn.init.normal_(task.transformer.blocks[0].attn2.to_out[0].weight)
-    batch = task.batches()[0]
-    for name in ("segmentation", "generation", "language"):
-        task.modules.zero_grad()
-        loss(task, batch, name).backward()
-        reached = {
-            part for part in task.modules for p in task.modules[part].parameters() if p.grad is not None
-        }
-        assert reached == ({"vlm"} if name == "language" else {"vlm", "transformer"})
-        assert all(p.grad is None for p in task.frozen.parameters())
-    assert set(task.frozen) == {"vae"}
-
-
-def test_no_answer_leaks_into_the_condition() -> None:
-    """The transformer sees what the encoder makes of the prompt alone, whatever the answer is."""
-
-    class Contrary(Rectangles):
-        def segmentation(self, index: int, height: int, width: int) -> Example:
-            example = super().segmentation(index, height, width)
-            assert example.mask is not None
-            return replace(example, mask=np.zeros_like(example.mask))
-
+def test_the_condition_is_that_of_the_prompt_alone() -> None:
+    """The transformer is trained on what the pipeline will give it; the answer is not in it."""
     seen: list[Condition] = []
 
     def watch(module: nn.Module, args: tuple, inputs: dict[str, Any]) -> None:
         states, mask = inputs["encoder_hidden_states"], inputs["encoder_attention_mask"]
         seen.append(Condition(hidden_states=states.detach(), attention_mask=mask))
 
-    for source in (Rectangles(), Contrary()):
-        task = mask_task(source, train_vlm=True, generation_batch=0)
-        task.transformer.register_forward_pre_hook(watch, with_kwargs=True)
-        task.losses(task.batches()[0], 0)
+    task = mask_task(generation_batch=0)
+    task.transformer.register_forward_pre_hook(watch, with_kwargs=True)
+    task.losses(task.batches()[0], 0)
     examples = [Rectangles().segmentation(i, 32, 32) for i in range(4)]
-    plain = mask_task().encoder.encode_segmentation([e.image for e in examples], [e.text for e in examples])
-    assert len(seen) == 2
-    for condition in seen:
-        assert torch.equal(condition.attention_mask, plain.attention_mask)
-        assert torch.equal(condition.hidden_states, plain.hidden_states)
+    plain = task.encoder.encode_segmentation([e.image for e in examples], [e.text for e in examples])
+    (condition,) = seen
+    assert torch.equal(condition.attention_mask, plain.attention_mask)
+    assert torch.equal(condition.hidden_states, plain.hidden_states)
+
+
+def test_samples_that_come_again_are_encoded_once_and_noised_anew(tmp_path: Path) -> None:
+    sizes = {"sizes": ((32, 32),), "early_sizes": ((16, 16),), "early_steps": 3}
+    kept = EncodedSteps(tmp_path)
+    task = mask_task(kept=kept, epoch_steps=2, **sizes)
+    nn.init.normal_(task.transformer.proj_out.weight)
+    batches = task.batches()
+    assert [task._drawn_at(step) for step in range(8)] == [0, 1, 0, 3, 4, 3, 4, 3]
+    drawn = batches[1]
+    assert isinstance(drawn, Step)
+    first = task.losses(drawn, 1)
+    task.losses(batches[3], 3)
+    assert {path.name for path in tmp_path.iterdir()} == {f"step-{step:09d}.safetensors" for step in (1, 3)}
+    again = batches[5]
+    assert isinstance(again, EncodedStep)
+    assert again.segmentation.x0.shape[-2:] == (4, 4)
+    assert task.losses(again, 3) == task.losses(batches[3], 3)
+    assert task.losses(again, 5) != task.losses(batches[3], 3)
+
+    plain = mask_task(**sizes)
+    plain.transformer.load_state_dict(task.transformer.state_dict())
+    assert plain.losses(plain.batches()[1], 1) == first
+    assert batches[1].segmentation.condition.hidden_states.dtype == torch.float32
+
+
+def test_encodings_are_kept_in_the_precision_that_they_are_used_in(tmp_path: Path) -> None:
+    task = mask_task(kept=EncodedSteps(tmp_path), epoch_steps=2)
+    nn.init.normal_(task.transformer.proj_out.weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        first = task.losses(task.batches()[0], 0)
+        kept = task.batches()[0]
+        assert task.losses(kept, 0) == first
+    assert isinstance(kept, EncodedStep)
+    assert kept.segmentation.condition.hidden_states.dtype == torch.bfloat16
+    assert kept.segmentation.x0.dtype == torch.float32
+
+
+def test_samples_come_again_only_with_a_place_to_keep_them(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="epoch_steps=2 and no folder"):
+        mask_task(epoch_steps=2)
+    with pytest.raises(ValueError, match="epoch_steps=0 and a folder"):
+        mask_task(kept=EncodedSteps(tmp_path))
 
 
 @pytest.mark.parametrize("supervision", SUPERVISIONS)
-@pytest.mark.parametrize("train_vlm", [False, True])
-def test_what_the_mask_says_under_ignore_changes_no_loss(supervision: str, train_vlm: bool) -> None:
+def test_what_the_mask_says_under_ignore_changes_no_loss(supervision: str) -> None:
     class Scribbled(Rectangles):
         def segmentation(self, index: int, height: int, width: int) -> Example:
             example = super().segmentation(index, height, width)
@@ -471,7 +501,7 @@ def test_what_the_mask_says_under_ignore_changes_no_loss(supervision: str, train
 
     losses = []
     for source in (Rectangles(), Scribbled(), Rectangles(with_ignore=False)):
-        task = mask_task(source, supervision=supervision, train_vlm=train_vlm)
+        task = mask_task(source, supervision=supervision)
         nn.init.normal_(task.transformer.proj_out.weight)
         losses.append({name: sum_.total.item() for name, sum_ in task.losses(task.batches()[0], 0).items()})
     assert losses[0] == losses[1]
@@ -484,16 +514,16 @@ def test_a_share_of_captions_is_dropped_for_guidance_and_no_instruction_is() -> 
     assert batch.generation is not None
     empty = toy_processor().prepare([""]).prompt_lengths
     assert 3 <= int((batch.generation.prompts.prompt_lengths == empty).sum()) <= 17
-    examples = [Rectangles().segmentation(i, 32, 32) for i in batch.segmentation.indices]
+    examples = [Rectangles().segmentation(i, 32, 32) for i in range(4)]
     prompts = toy_processor().prepare(
         [segmentation_prompt(e.text) for e in examples], [e.image for e in examples]
     )
     assert same(prompts.input_ids, batch.segmentation.prompts.input_ids)
 
 
-@pytest.mark.parametrize(("supervision", "train_vlm"), [("mse", True), ("bce-linear", False)])
-def test_a_finished_run_is_a_model_in_bfloat16(supervision: str, train_vlm: bool, tmp_path: Path) -> None:
-    task = mask_task(supervision=supervision, train_vlm=train_vlm)
+@pytest.mark.parametrize("supervision", ["mse", "bce-linear"])
+def test_a_finished_run_is_a_model_in_bfloat16(supervision: str, tmp_path: Path) -> None:
+    task = mask_task(supervision=supervision)
     train(task, replace(LOOP, steps=2), tmp_path)
     folder = tmp_path / "model"
     kept = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from genmask.loading import load_model
 from genmask.model_folder import load_processor
 from genmask.timesteps import PowerLaw
 from genmask.training.autoencoder import AutoencoderConfig, AutoencoderTask
+from genmask.training.encodings import EncodedSteps
 from genmask.training.language import (
     DialogueSource,
     LanguageConfig,
@@ -88,25 +91,24 @@ def tiny_vlm() -> Recipe:
 def tiny() -> Recipe:
     """The bundled model: its transformer, on the two parts above."""
     return Recipe(
-        summary="the bundled model from tiny-vae and tiny-vlm; 80 minutes on 2 cores",
+        summary="the bundled model from tiny-vae and tiny-vlm",
         model=MaskConfig(
             early_sizes=EARLY_SIZES,
-            early_steps=1500,
+            early_steps=10_000,
             sizes=SIZES,
+            epoch_steps=2000,
             generation_batch=8,
             segmentation_density=PowerLaw(0.0),
-            train_vlm=True,
             compile=True,
         ),
         loop=LoopConfig(
-            steps=2500,
-            optimizer="muon",
+            steps=11_800,
             learning_rate=1e-3,
-            final_learning_rate=5e-5,
+            final_learning_rate=3e-5,
             warmup_steps=200,
-            ema_decay=0.998,
-            checkpoint_every=100,
-            evaluate_every=500,
+            ema_decay=0.999,
+            checkpoint_every=250,
+            evaluate_every=1000,
         ),
     )
 
@@ -144,13 +146,19 @@ def run(
     if name not in RECIPES:
         raise ValueError(f"Got recipe {name!r}, expected one of {', '.join(RECIPES)}.")
     recipe = recipe or RECIPES[name]()
-    task = _build(recipe, photos, vae, vlm)
+    encodings = output / "encodings"
+    task = _build(recipe, photos, vae, vlm, encodings)
     output.mkdir(parents=True, exist_ok=True)
     (output / "recipe.txt").write_text(pformat(recipe) + "\n")
-    return train(task, recipe.loop, output, None if max_minutes is None else 60 * max_minutes)
+    finished = train(task, recipe.loop, output, None if max_minutes is None else 60 * max_minutes)
+    if finished:
+        shutil.rmtree(encodings, ignore_errors=True)
+    return finished
 
 
-def _build(recipe: Recipe, photos: Path | None, vae: Path | None, vlm: Path | None) -> TrainingTask:
+def _build(
+    recipe: Recipe, photos: Path | None, vae: Path | None, vlm: Path | None, encodings: Path
+) -> TrainingTask:
     config, count = recipe.model, recipe.validation_samples
     needs_parts = isinstance(config, MaskConfig)
     for option, folder in (("vae", vae), ("vlm", vlm)):
@@ -165,7 +173,7 @@ def _build(recipe: Recipe, photos: Path | None, vae: Path | None, vlm: Path | No
         return _language_task(config, photos, count)
     assert vae is not None
     assert vlm is not None
-    return _mask_task(config, photos, count, vae, vlm)
+    return _mask_task(config, photos, count, vae, vlm, encodings)
 
 
 def _autoencoder_task(config: AutoencoderConfig, photos: Path | None, count: int) -> AutoencoderTask:
@@ -188,7 +196,9 @@ def _language_task(config: LanguageConfig, photos: Path | None, count: int) -> L
     return LanguageTask(config, sources, validation, build_processor(config, sources))
 
 
-def _mask_task(config: MaskConfig, photos: Path | None, count: int, vae: Path, vlm: Path) -> MaskTask:
+def _mask_task(
+    config: MaskConfig, photos: Path | None, count: int, vae: Path, vlm: Path, encodings: Path
+) -> MaskTask:
     sizes = (*config.sizes, *config.early_sizes)
     sources: dict[str, ExampleSource] = {"scenes": SceneSource(sizes, config.seed)}
     if photos is not None:
@@ -200,7 +210,16 @@ def _mask_task(config: MaskConfig, photos: Path | None, count: int, vae: Path, v
         vae=load_model(AutoencoderKLWan, vae, dtype=torch.float32),
         vlm=load_model(Qwen2_5_VLForConditionalGeneration, vlm, dtype=torch.float32),
         processor=load_processor(vlm),
+        kept=EncodedSteps(encodings / _fingerprint(config, photos, vae, vlm)) if config.epoch_steps else None,
     )
+
+
+def _fingerprint(config: MaskConfig, photos: Path | None, *models: Path) -> str:
+    """Of all that encodings depend on: those of another run are not taken for this one's."""
+    digest = hashlib.sha256(f"{config} {photos}".encode())
+    for path in sorted(path for model in models for path in model.iterdir() if path.is_file()):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _validation(photos: Path | None, count: int) -> dict[str, Sequence[Example]]:

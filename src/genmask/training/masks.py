@@ -1,12 +1,12 @@
 """Training the transformer on masks and pictures under one flow-matching objective (Eq. 2).
 
-The VAE is frozen. The instruction encoder is frozen too, as in the paper, or its language model goes on learning with
-the transformer: through the condition, and on dialogues of its own. No prompt to segment carries an answer.
+VAE and instruction encoder are frozen, as in the paper. What they make of a step's samples is half of the work of a
+small model's step, and can be kept on disk to be trained on several times.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from genmask.conditioning import Condition, InstructionEncoder
-from genmask.data.example import Dialogue, Example
+from genmask.data.example import Example
 from genmask.data.mixture import Interleaving
 from genmask.denoiser import GenMaskBlock, GenMaskTransformer
 from genmask.evaluation.metrics import IoUTotals
@@ -41,7 +41,7 @@ from genmask.processor import GenMaskProcessor, segmentation_prompt
 from genmask.prompt_batch import PromptBatch
 from genmask.timesteps import LogitNormal, PowerLaw, TimestepDensity
 from genmask.training.batches import StepBatches
-from genmask.training.language import draw_dialogue, prepare_dialogues
+from genmask.training.encodings import EncodedStep, EncodedSteps, Encoding
 
 SUPERVISIONS = ("mse", "bce-pixels", "bce-linear")
 
@@ -52,8 +52,6 @@ class ExampleSource(Protocol):
     def segmentation(self, index: int, height: int, width: int) -> Example: ...
 
     def generation(self, index: int, height: int, width: int) -> Example: ...
-
-    def dialogues(self, index: int) -> list[Dialogue]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +82,11 @@ class MaskConfig:
     """"mse", "bce-pixels" or "bce-linear" (Table 4)."""
     condition_dropout: float = 0.1
     """Share of captions left empty, for guidance."""
-    train_vlm: bool = False
-    """Let the encoder's language model go on learning (its vision tower rests); the paper freezes it."""
-    language_weight: float = 0.1
-    """Weight of its own loss then."""
-    dialogue_batch: int = 4
-    """Dialogues per step that keep its language alive then."""
+    epoch_steps: int = 0
+    """Steps after which the samples come again, with other noise, as long as the size of pictures is the same; 0 for
+    samples without end. They are encoded once and kept on disk."""
     compile: bool = False
-    """Compile the transformer's blocks and the VAE's encoder: a minute or two at the start, a quarter off each step."""
+    """Compile the transformer's blocks: a minute or two at the start, a quarter off each step."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -110,15 +105,13 @@ class Samples:
     images: Tensor
     """(B, H, W, 3) uint8."""
     prompts: PromptBatch
-    indices: list[int]
-    """Global sample indices: they key the noise."""
     masks: Tensor | None = None
     """(B, H, W) bool; background where unknown."""
     ignore: Tensor | None = None
     """(B, H, W) bool, True where unknown."""
 
     def to(self, device: torch.device | str) -> Samples:
-        """Pictures and masks on a device; prompts and indices are needed on the CPU."""
+        """Pictures and masks on a device; prompts are needed on the CPU."""
         return replace(
             self,
             images=self.images.to(device),
@@ -133,7 +126,6 @@ class Step:
 
     segmentation: Samples
     generation: Samples | None
-    dialogues: PromptBatch | None
 
     def to(self, device: torch.device | str) -> Step:
         generation = None if self.generation is None else self.generation.to(device)
@@ -169,7 +161,15 @@ def build_transformer(config: MaskConfig, text_dim: int) -> GenMaskTransformer:
 
 
 class MaskTask:
-    """Segmentation and generation, one pass each per step."""
+    """Segmentation and generation, one pass each per step.
+
+    Args:
+        config: the transformer and what it is trained on.
+        sources: by name, each with a share in `config.source_weights`.
+        validation: held-out samples by name.
+        vae, vlm, processor: frozen.
+        kept: where the encodings of samples that come again are kept; needed if `config.epoch_steps` is not 0.
+    """
 
     def __init__(
         self,
@@ -179,64 +179,64 @@ class MaskTask:
         vae: AutoencoderKLWan,
         vlm: Qwen2_5_VLForConditionalGeneration,
         processor: GenMaskProcessor,
+        kept: EncodedSteps | None = None,
     ) -> None:
         self.config = config
         self.sources = sources
         if unknown := sources.keys() - dict(config.source_weights).keys():
             raise ValueError(f"Got source {min(unknown)!r} without a share in source_weights: give it one.")
+        if bool(config.epoch_steps) != (kept is not None):
+            raise ValueError(
+                f"Got epoch_steps={config.epoch_steps} and {'no' if kept is None else 'a'} folder for encodings: "
+                "they belong together."
+            )
         weights = {name: weight for name, weight in config.source_weights if name in sources}
         self.interleaving = Interleaving(weights, config.seed)
         self.validation = validation
         self.vae = vae.requires_grad_(False)
-        self.vlm = vlm.requires_grad_(config.train_vlm)
-        vlm.model.visual.requires_grad_(False)
+        self.vlm = vlm.requires_grad_(False)
         self.processor = processor
+        self.kept = kept
         self.codec = LatentCodec(vae)
-        self.encoder = InstructionEncoder(vlm, processor, differentiable=config.train_vlm)
+        self.encoder = InstructionEncoder(vlm, processor)
         self.transformer = build_transformer(config, vlm.config.get_text_config().hidden_size)
         self.mask_head = LinearMaskHead(vae.config.z_dim) if config.supervision == "bce-linear" else None
         self.modules = nn.ModuleDict({"transformer": self.transformer})
-        self.frozen = nn.ModuleDict({"vae": vae})
-        (self.modules if config.train_vlm else self.frozen)["vlm"] = vlm
+        self.frozen = nn.ModuleDict({"vae": vae, "vlm": vlm})
         if self.mask_head is not None:
             self.modules["mask_head"] = self.mask_head
-        self._encode = self.codec.encode
         if config.compile:
             self.transformer.compile_repeated_blocks(dynamic=True)
-            self._encode = torch.compile(self.codec.encode, dynamic=False)
 
     def batches(self) -> Dataset:
-        return StepBatches(self._step)
+        return StepBatches(self._batch)
 
-    def _step(self, step: int) -> Step:
+    def _batch(self, step: int) -> Step | EncodedStep:
+        drawn_at = self._drawn_at(step)
+        encoded = None if self.kept is None else self.kept.load(drawn_at)
+        return encoded or self._draw(drawn_at)
+
+    def _drawn_at(self, step: int) -> int:
+        """The step that first had the samples of this one: an earlier one, or itself."""
+        first = self.config.early_steps if step >= self.config.early_steps else 0
+        return first + (step - first) % self.config.epoch_steps if self.config.epoch_steps else step
+
+    def _draw(self, step: int) -> Step:
         sizes = self.config.early_sizes if step < self.config.early_steps else self.config.sizes
         height, width = sizes[step % len(sizes)]
         return Step(
             segmentation=self._segmentation(step, height, width),
             generation=self._generation(step, height, width) if self.config.generation_batch else None,
-            dialogues=self._dialogues(step) if self.config.train_vlm and self.config.dialogue_batch else None,
         )
 
-    def _dialogues(self, step: int) -> PromptBatch:
-        return prepare_dialogues(
-            self.processor,
-            [
-                draw_dialogue(source, position, self.config.seed)
-                for _, source, position in self._located(step, self.config.dialogue_batch)
-            ],
-        )
-
-    def _located(self, step: int, size: int) -> list[tuple[int, ExampleSource, int]]:
-        """The samples of a step: global index, source, index in the source."""
-        located = []
-        for index in range(step * size, (step + 1) * size):
-            name, position = self.interleaving.locate(index)
-            located.append((index, self.sources[name], position))
-        return located
+    def _located(self, indices: Iterable[int]) -> list[tuple[ExampleSource, int]]:
+        """Of each sample, by its global index, the source and the index in the source."""
+        located = (self.interleaving.locate(index) for index in indices)
+        return [(self.sources[name], position) for name, position in located]
 
     def _segmentation(self, step: int, height: int, width: int) -> Samples:
-        located = self._located(step, self.config.segmentation_batch)
-        examples = [source.segmentation(position, height, width) for _, source, position in located]
+        located = self._located(_indices(step, self.config.segmentation_batch))
+        examples = [source.segmentation(position, height, width) for source, position in located]
         images = torch.from_numpy(np.stack([example.image for example in examples]))
         nothing = np.zeros((height, width), dtype=bool)
         ignore = np.stack([nothing if e.ignore is None else e.ignore for e in examples])
@@ -244,15 +244,13 @@ class MaskTask:
         return Samples(
             images=images,
             prompts=self.processor.prepare([segmentation_prompt(e.text) for e in examples], images),
-            indices=[i for i, _, _ in located],
             masks=torch.from_numpy(masks),
             ignore=torch.from_numpy(ignore),
         )
 
     def _generation(self, step: int, height: int, width: int) -> Samples:
-        located = self._located(step, self.config.generation_batch)
-        indices = [i for i, _, _ in located]
-        examples = [source.generation(position, height, width) for _, source, position in located]
+        indices = _indices(step, self.config.generation_batch)
+        examples = [source.generation(index, height, width) for source, index in self._located(indices)]
         dropped = [np.random.default_rng((self.config.seed, i, 1)).random() for i in indices]
         captions = [
             "" if draw < self.config.condition_dropout else e.text
@@ -261,46 +259,72 @@ class MaskTask:
         return Samples(
             images=torch.from_numpy(np.stack([example.image for example in examples])),
             prompts=self.processor.prepare(captions),
-            indices=indices,
         )
 
-    def losses(self, batch: Step, step: int) -> dict[str, WeightedSum]:
+    def losses(self, batch: Step | EncodedStep, step: int) -> dict[str, WeightedSum]:
+        encoded = batch if isinstance(batch, EncodedStep) else self._encode(batch, step)
+        losses = {"segmentation": self._segmentation_loss(encoded.segmentation, step)}
+        if encoded.generation is not None:
+            losses["generation"] = self._generation_loss(encoded.generation, step)
+        return losses
+
+    @torch.no_grad()
+    def _encode(self, batch: Step, step: int) -> EncodedStep:
+        """The frozen half of a step, kept for when its samples come again."""
         segmentation, generation = batch.segmentation, batch.generation
         masks = segmentation.masks
         assert masks is not None
         pixels = [_to_pixels(segmentation.images), mask_to_pixels(masks)]
         if generation is not None:
             pixels.append(_to_pixels(generation.images))
-        with torch.no_grad(), torch.autocast(masks.device.type, enabled=False):
-            picture, x0, *drawn = self._encode(torch.cat(pixels)).split([len(part) for part in pixels])
+        with torch.autocast(masks.device.type, enabled=False):
+            latents = self.codec.encode(torch.cat(pixels)).split([len(part) for part in pixels])
+        encoded = EncodedStep(
+            segmentation=Encoding(
+                picture=latents[0],
+                x0=latents[1],
+                condition=self._condition(segmentation.prompts),
+                masks=masks,
+                ignore=segmentation.ignore,
+            ),
+            generation=None
+            if generation is None
+            else Encoding(x0=latents[2], condition=self._condition(generation.prompts)),
+        )
+        if self.kept is not None:
+            self.kept.save(self._drawn_at(step), encoded)
+        return encoded
 
-        losses = {"segmentation": self._segmentation_loss(segmentation, masks, picture, x0)}
-        if generation is not None:
-            losses["generation"] = self._generation_loss(generation, drawn[0])
-        if batch.dialogues is not None:
-            _, tokens = self.encoder.encode_dialogues(batch.dialogues)
-            count = torch.tensor(float(len(tokens)))
-            losses["language"] = WeightedSum(self.config.language_weight * tokens.sum(), count)
-        return losses
+    def _condition(self, prompts: PromptBatch) -> Condition:
+        """In the precision that the transformer takes it in."""
+        condition = self.encoder.encode(prompts)
+        device = condition.hidden_states.device.type
+        return (
+            condition.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else condition
+        )
 
-    def _segmentation_loss(self, samples: Samples, masks: Tensor, picture: Tensor, x0: Tensor) -> WeightedSum:
+    def _segmentation_loss(self, samples: Encoding, step: int) -> WeightedSum:
+        assert samples.picture is not None
+        assert samples.masks is not None
         assert samples.ignore is not None
-        condition = self.encoder.encode(samples.prompts)
-        eps, t = self._noise(samples.indices, x0, self.config.segmentation_density, stream=2)
+        x0 = samples.x0
+        eps, t = self._noise(_indices(step, len(x0)), x0, self.config.segmentation_density, stream=2)
         x_t = interpolate(x0, eps, t)
-        frames, times = torch.stack([picture, x_t], dim=2), torch.stack([torch.zeros_like(t), t], dim=1)
-        v_hat = self._velocity(frames, times, condition)[:, :, 1]
+        frames = torch.stack([samples.picture, x_t], dim=2)
+        times = torch.stack([torch.zeros_like(t), t], dim=1)
+        v_hat = self._velocity(frames, times, samples.condition)[:, :, 1]
         if self.config.supervision == "mse":
             return mse_loss(v_hat, velocity(x0, eps), latent_weight(samples.ignore))
         x0_hat = predict_x0(x_t, v_hat.float(), t)
         if self.mask_head is not None:
-            return bce_linear_loss(x0_hat, masks, self.mask_head, samples.ignore)
-        return bce_pixel_loss(x0_hat, masks, partial(self.codec.decode, clamp=False), samples.ignore)
+            return bce_linear_loss(x0_hat, samples.masks, self.mask_head, samples.ignore)
+        return bce_pixel_loss(x0_hat, samples.masks, partial(self.codec.decode, clamp=False), samples.ignore)
 
-    def _generation_loss(self, samples: Samples, x0: Tensor) -> WeightedSum:
-        condition = self.encoder.encode(samples.prompts)
-        eps, t = self._noise(samples.indices, x0, self.config.generation_density, stream=3)
-        v_hat = self._velocity(interpolate(x0, eps, t).unsqueeze(2), t.unsqueeze(1), condition).squeeze(2)
+    def _generation_loss(self, samples: Encoding, step: int) -> WeightedSum:
+        x0 = samples.x0
+        eps, t = self._noise(_indices(step, len(x0)), x0, self.config.generation_density, stream=3)
+        frames = interpolate(x0, eps, t).unsqueeze(2)
+        v_hat = self._velocity(frames, t.unsqueeze(1), samples.condition).squeeze(2)
         return mse_loss(v_hat, velocity(x0, eps))
 
     def _velocity(self, frames: Tensor, t: Tensor, condition: Condition) -> Tensor:
@@ -313,7 +337,7 @@ class MaskTask:
         ).sample
 
     def _noise(
-        self, indices: list[int], like: Tensor, density: TimestepDensity, stream: int
+        self, indices: Iterable[int], like: Tensor, density: TimestepDensity, stream: int
     ) -> tuple[Tensor, Tensor]:
         """Noise like `like` and its level t (B,), keyed by the sample's index: no batch or resume changes them."""
         noises, levels = [], []
@@ -366,6 +390,11 @@ class MaskTask:
             if module is not None:
                 module.to(torch.bfloat16)
         pipeline.save_pretrained(folder)
+
+
+def _indices(step: int, size: int) -> range:
+    """Global indices of the samples of a step: they key whatever is random."""
+    return range(step * size, (step + 1) * size)
 
 
 def _to_pixels(images: Tensor) -> Tensor:

@@ -47,11 +47,11 @@ class PhotographSource:
 
     def __init__(self, root: Path, sizes: Sequence[tuple[int, int]], seed: int = 0) -> None:
         self.seed = seed
-        self._dialogues = Photographs(root, "train", seed=seed, area=sizes[0][0] * sizes[0][1])
+        photographs = Photographs(root, "train", seed=seed, area=CACHED_AREA).photographs
         self._by_size: dict[tuple[int, int], Photographs] = {}
         for size in dict.fromkeys(sizes):
             fits = partial(_fits, size, sizes)
-            select = fits if any(map(fits, self._dialogues.photographs)) else None
+            select = fits if any(map(fits, photographs)) else None
             self._by_size[size] = Photographs(root, "train", seed=seed, area=CACHED_AREA, select=select)
             self._by_size[size].preload()
 
@@ -63,9 +63,6 @@ class PhotographSource:
         example = self._by_size[height, width].captions(index)
         rng = np.random.default_rng((self.seed, index, 5))
         return random_horizontal_flip(_crop(example, rng, height, width, smallest=0.8), rng)
-
-    def dialogues(self, index: int) -> list[Dialogue]:
-        return self._dialogues.dialogues(index)
 
     def _augmented(self, example: Example, rng: np.random.Generator, height: int, width: int) -> Example:
         return color_jitter(
