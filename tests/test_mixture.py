@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
 
 from genmask.data.example import Example
-from genmask.data.mixture import PERIOD, Mixture, Repeat
+from genmask.data.mixture import PERIOD, InTurn, Mixture, Repeat, Turns
 
 
 class Numbers:
@@ -84,6 +86,82 @@ def test_a_restored_position_goes_on_where_it_was() -> None:
             stranger.load_state_dict(state)
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("start", [0, 6, 9_990])
+def test_processes_together_take_every_sample_once(world_size: int, start: int) -> None:
+    shares = []
+    for rank in range(world_size):
+        sources = {name: (Numbers(name), weight) for name, weight in WEIGHTS.items()}
+        mixed = Mixture(sources, rank=rank, world_size=world_size)
+        mixed.load_state_dict({**mixed.state_dict(), "position": start})
+        shares.append([(e.source, e.id) for e in islice(mixed, 60 // world_size)])
+        assert mixed.state_dict()["position"] == start + 60 // world_size * world_size
+        turns = Turns(rank=rank, world_size=world_size, start=start)
+        assert shares[-1] == [(mixed[i].source, mixed[i].id) for i in islice(turns, 60 // world_size)]
+    together = [sample for turn in zip(*shares, strict=True) for sample in turn]
+    whole = mixture()
+    assert together == [(whole[i].source, whole[i].id) for i in range(start, start + 60)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_workers_change_nothing_also_after_a_resume(world_size: int, workers: int) -> None:
+    from torch.utils.data import DataLoader
+
+    batch, steps = 3, 4
+    seen: dict[int, str] = {}
+    for first in (0, steps):  # a run of some steps, and one that goes on from there
+        for rank in range(world_size):
+            turns = Turns(rank=rank, world_size=world_size, start=first * batch * world_size)
+            loader = DataLoader(
+                mixture(), batch_size=batch, sampler=turns, num_workers=workers, collate_fn=list
+            )
+            for step, examples in enumerate(islice(loader, steps), start=first):
+                for place, example in enumerate(examples):
+                    index = (step * batch + place) * world_size + rank
+                    assert index not in seen
+                    seen[index] = example.source + example.id
+    whole = mixture()
+    total = 2 * steps * batch * world_size
+    assert [seen[index] for index in range(total)] == [
+        whole[index].source + whole[index].id for index in range(total)
+    ]
+
+
+class Countdown:
+    """A stream of three examples an epoch that knows its position."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    def __iter__(self) -> Iterator[Example]:
+        for _ in range(3 - self.done % 3 if self.done % 3 else 3):
+            self.done += 1
+            yield Numbers("s")[self.done - 1]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"done": self.done}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.done = state["done"]
+
+
+@pytest.mark.parametrize("done", [0, 1, 5, 12, 13])
+def test_a_stream_is_a_source_whose_position_is_saved_too(done: int) -> None:
+    def build() -> Mixture:
+        return Mixture({"s": (InTurn(Countdown()), 1.0), "n": (Numbers("n"), 1.0)})
+
+    whole = [(e.source, e.id) for e in islice(build(), 40)]
+    assert [i for source, i in whole if source == "s"] == [str(i) for i in range(20)]
+    mixed, resumed = build(), build()
+    list(islice(mixed, done))
+    list(islice(resumed, 3))  # in the middle of something else
+    resumed.load_state_dict(mixed.state_dict())
+    assert [(e.source, e.id) for e in islice(resumed, 40 - done)] == whole[done:]
+    with pytest.raises(ValueError, match=r"streams \['s'\]"):
+        Mixture({"s": (Numbers("s"), 1.0), "n": (Numbers("n"), 1.0)}).load_state_dict(mixed.state_dict())
+
+
 def test_a_function_is_a_source() -> None:
     mixed = Mixture({"f": (Numbers("f").__getitem__, 1.0)})
     assert [mixed[index].id for index in range(3)] == ["0", "1", "2"]
@@ -108,3 +186,5 @@ def test_what_is_wrong_is_said() -> None:
         mixture(weights={"a": 1.0, "b": 1e-9})
     with pytest.raises(ValueError, match="empty source"):
         Repeat(Numbers("n", 0))
+    with pytest.raises(ValueError, match="rank=2"):
+        Turns(rank=2, world_size=2)

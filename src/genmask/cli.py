@@ -1,4 +1,4 @@
-"""The shell commands: genmask segment | generate | train | convert. Arguments in, exit code out.
+"""The shell commands: genmask segment | generate | evaluate | data | train | convert. Arguments in, exit code out.
 
 Exit code 0: done. 2: the user can fix it; one line on stderr says what was given, what was expected and what
 to do. 1: a fault of ours, with its traceback.
@@ -19,9 +19,22 @@ from typing import Any
 import tyro
 
 import genmask
-from genmask.commands import Convert, Generate, Segment, Train, did_you_mean
+from genmask.commands.convert import Convert
+from genmask.commands.data import Data
+from genmask.commands.evaluate import Evaluate
+from genmask.commands.generate import Generate
+from genmask.commands.segment import Segment
+from genmask.commands.terminal import did_you_mean
+from genmask.commands.train import Train
 
-COMMANDS: dict[str, Any] = {"segment": Segment, "generate": Generate, "train": Train, "convert": Convert}
+COMMANDS: dict[str, Any] = {
+    "segment": Segment,
+    "generate": Generate,
+    "evaluate": Evaluate,
+    "data": Data,
+    "train": Train,
+    "convert": Convert,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

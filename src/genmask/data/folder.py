@@ -120,13 +120,13 @@ def _read_rows(root: Path) -> list[Row]:
         if not is_there:
             raise ValueError(f"Got no {path}, expected {LAYOUT}.")
     try:
-        lines = index.read_text(encoding="utf-8").splitlines()
+        lines = index.read_text(encoding="utf-8").split("\n")  # not splitlines: JSON may hold U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"Cannot read {index} ({error}), expected UTF-8 text with one JSON object a line."
         ) from error
     rows = [
-        _parse_row(root, line, f"{index}, line {n}") for n, line in enumerate(lines, start=1) if line.strip()
+        parse_row(root, line, f"{index}, line {n}") for n, line in enumerate(lines, start=1) if line.strip()
     ]
     if not rows:
         raise ValueError(
@@ -135,10 +135,10 @@ def _read_rows(root: Path) -> list[Row]:
     return rows
 
 
-def _parse_row(root: Path, line: str, where: str) -> Row:
+def parse_row(root: Path, line: str, where: str) -> Row:
     try:
         fields: Any = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"Got no valid JSON in {where} ({error}), expected one object a line.") from error
     if not isinstance(fields, dict):
         raise ValueError(

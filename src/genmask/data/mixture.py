@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +27,16 @@ class Sized(Indexed, Protocol):
     def __len__(self) -> int: ...
 
 
+class Stream(Protocol):
+    """Anything that gives the rest of an epoch at each iteration, from a position of its own."""
+
+    def __iter__(self) -> Iterator[Example]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None: ...
+
+
 Source = Indexed | Callable[[int], Example]
 """`source[i]` or `source(i)`, for any `i` from 0 without end; a finite one is made endless by `Repeat`."""
 
@@ -44,6 +56,53 @@ class Repeat:
             order = np.random.default_rng((self.seed, epoch)).permutation(len(self.source))
             self._order = (epoch, order)
         return self.source[int(self._order[1][position])]
+
+
+class InTurn:
+    """An endless source from a stream: its examples in turn, epoch after epoch, whatever index is asked for.
+
+    For a mixture that is iterated in one process, whose `state_dict` then holds the stream's too. The stream of
+    process r of n must be that process's own share.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self._rest: Iterator[Example] = iter(())
+
+    def __call__(self, index: int) -> Example:
+        for _ in range(3):  # what was begun; the rest of a restored epoch, which may be nothing; an epoch
+            for example in self._rest:
+                return example
+            self._rest = iter(self.stream)
+        raise ValueError("Got a stream without an example in a whole epoch, expected one at least.")
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.stream.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.stream.load_state_dict(state)
+        self._rest = iter(())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turns:
+    """The indices that are one process's turn, without end: those that are `rank` modulo `world_size`.
+
+    The sampler of `DataLoader(mixture, batch_size=b, sampler=Turns(...))`. Indices are dealt out where the
+    sampler is, in the process itself, so its workers neither skip nor repeat a sample, nor change the order.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    start: int = 0
+    """Samples that all processes together have used: a resumed run goes on there, with any `world_size`."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size or self.start < 0:
+            raise ValueError(f"Got {self}, expected 0 <= rank < world_size and start at least 0.")
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.start + self.rank, self.world_size)
 
 
 class Interleaving:
@@ -81,24 +140,36 @@ class Interleaving:
 class Mixture(Interleaving):
     """Examples of several sources, interleaved.
 
-    `mixture[i]` needs nothing but `i`, so the order does not depend on workers or processes: process r of n
-    takes `i = r, r + n, ...`.
+    `mixture[i]` needs nothing but `i` (unless a source is `InTurn`), so the order does not depend on workers or
+    processes: process r of n takes `i = r, r + n, ...`, which is what `Turns` gives a DataLoader.
 
-    Iterating goes on without end from `position`, which `state_dict` saves and `load_state_dict` restores.
+    Iterating takes the process's turns without end, from `position` on, which `state_dict` saves and
+    `load_state_dict` restores.
 
     Args:
         sources: name to (source, weight); weights are relative.
         seed: of the pattern.
+        rank: whose turns iteration takes, of `world_size`.
 
     Raises:
-        ValueError: no source, or a weight that is not positive or less than 1 / `PERIOD` of all.
+        ValueError: no source, or a weight that is not positive or less than 1 / `PERIOD` of all; a rank that is
+            not less than `world_size`.
     """
 
-    def __init__(self, sources: Mapping[str, tuple[Source, float]], seed: int = 0) -> None:
+    def __init__(
+        self,
+        sources: Mapping[str, tuple[Source, float]],
+        seed: int = 0,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         if not sources:
             raise ValueError("Got no source, expected {name: (source, weight)}.")
         super().__init__({name: weight for name, (_, weight) in sources.items()}, seed)
+        self.turns = Turns(rank=rank, world_size=world_size)
         self.position = 0
+        """Samples that all processes together have used, were they as far as this one."""
         self._sources = [source for source, _ in sources.values()]
 
     def __getitem__(self, index: int) -> Example:
@@ -113,16 +184,17 @@ class Mixture(Interleaving):
 
     def __iter__(self) -> Iterator[Example]:
         while True:
-            example = self[self.position]
-            self.position += 1
+            example = self[self.position + self.turns.rank]
+            self.position += self.turns.world_size
             yield example
 
     def state_dict(self) -> dict[str, Any]:
         """Where iteration stands, and what it must find again to go on from there."""
-        return {"position": self.position, **self._identity()}
+        streams = {name: source.state_dict() for name, source in self._streams().items()}
+        return {"position": self.position, "streams": streams, **self._identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved position.
+        """Go on from a saved position; where a source is `InTurn`, as the same process of as many.
 
         Raises:
             ValueError: the state is of a mixture with other sources, shares or seed.
@@ -130,7 +202,19 @@ class Mixture(Interleaving):
         saved = {key: state[key] for key in self._identity()}
         if saved != self._identity():
             raise ValueError(f"Got the state of another mixture, {saved}, expected {self._identity()}.")
+        streams = self._streams()
+        saved_streams = state.get("streams", {})
+        if set(saved_streams) != set(streams):
+            raise ValueError(
+                f"Got the state of another mixture, streams {sorted(saved_streams)}, expected {sorted(streams)}."
+            )
+        for name, source in streams.items():
+            source.load_state_dict(saved_streams[name])
         self.position = int(state["position"])
+
+    def _streams(self) -> dict[str, InTurn]:
+        named = zip(self.names, self._sources, strict=True)
+        return {name: source for name, source in named if isinstance(source, InTurn)}
 
     def _identity(self) -> dict[str, Any]:
         return {"counts": dict(zip(self.names, self.counts, strict=True)), "seed": self.seed}

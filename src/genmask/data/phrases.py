@@ -171,7 +171,7 @@ def plural(name: str) -> str:
         return IRREGULAR_PLURALS[name]
     if name.endswith(("s", "x", "ch", "sh")):
         return f"{name}es"
-    if name.endswith("y") and name[-2] not in "aeiou":
+    if name.endswith("y") and name[-2:-1] not in ("", *"aeiou"):
         return f"{name[:-1]}ies"
     return f"{name}s"
 

@@ -265,7 +265,10 @@ class MaskTask:
         encoded = batch if isinstance(batch, EncodedStep) else self._encode(batch, step)
         losses = {"segmentation": self._segmentation_loss(encoded.segmentation, step)}
         if encoded.generation is not None:
-            losses["generation"] = self._generation_loss(encoded.generation, step)
+            total, weight = self._generation_loss(encoded.generation, step)
+            # A sample counts alike in both tasks; a small share of pictures would drown the masks otherwise.
+            share = self.config.generation_batch / self.config.segmentation_batch
+            losses["generation"] = WeightedSum(share * total, weight)
         return losses
 
     @torch.no_grad()

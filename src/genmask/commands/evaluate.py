@@ -1,0 +1,219 @@
+"""genmask evaluate"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import tyro
+
+from genmask.commands.inference import Inference, load
+from genmask.commands.output import prepare_output
+from genmask.commands.terminal import only_json, progress
+
+if TYPE_CHECKING:
+    from genmask.data.example import Example
+    from genmask.pipeline import GenMaskPipeline
+
+EXTREMES = 12
+"""Samples on each of the two contact sheets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Inference):
+    """Score a model, or saved masks, on benchmarks, by the conventions of the field.
+
+    genmask evaluate --model tiny --benchmark scenes/val
+    genmask evaluate --benchmark refcoco/testA refcoco/testB --data refer_seg --output scores
+    genmask evaluate --benchmark my-folder --predictions masks
+
+    Writes, for each benchmark, a line per sample (rank-*.jsonl) and contact sheets of the best and the worst;
+    and all scores as scores.json and scores.md. The same command goes on where an interrupted one stopped.
+    """
+
+    benchmark: tuple[str, ...]
+    """Names such as refcoco/testA, reasonseg/val, scenes/val, photos/val (a wrong one lists all), or folders of
+    your own with captions.jsonl."""
+    data: Path | None = None
+    """Folder that holds the data sets, in their own layout."""
+    output: Path = Path("evaluation")
+    """Folder for counts and scores."""
+    predictions: Path | None = None
+    """Score the masks in this folder, ID.png for each sample, in place of the model's (which draws the oracle's)."""
+    limit: int | None = None
+    """Only so many samples of each benchmark, evenly spread."""
+    threshold: float = 0.5
+    """A pixel is in the mask if its soft mask is greater; in [0, 1)."""
+    num_noises: int = 1
+    """Average over this many noises."""
+    oracle: Annotated[bool, tyro.conf.FlagCreatePairsOff] = True
+    """--no-oracle leaves out the right masks' round trip through the VAE, which bounds every score."""
+    processes: int = 1
+    """Share the samples out to so many processes here. Under torchrun each of its processes takes its share."""
+    batch_size: int = 32
+    """Samples in a forward pass; lower it if memory runs out."""
+
+    def run(self) -> None:
+        if not self.benchmark:
+            raise ValueError("Got no --benchmark, expected at least one name, such as scenes/val.")
+        from genmask.evaluation.benchmarks import load_benchmark
+        from genmask.evaluation.evaluate import collect, subset
+        from genmask.evaluation.extremes import draw_extremes
+        from genmask.evaluation.report import Evaluated, details, overview, report, table
+
+        found = [(name, *load_benchmark(name, self.data)) for name in self.benchmark]
+        prepare_output(self.output)
+        with only_json(self.json):
+            pipeline = None
+            if self.processes > 1:
+                self.share_out()
+            else:
+                pipeline = self.pipeline()
+                rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+                for name, _, examples in found:
+                    self.count(pipeline, name, subset(examples, self.limit), rank, world_size)
+            reports = []
+            for name, benchmark, examples in found:
+                chosen = subset(examples, self.limit)
+                records = collect(self.folder(name), len(chosen))
+                if records is None:
+                    print(
+                        f"{self.folder(name)}: this process is done; the scores follow when all others are."
+                    )
+                    return
+                reports.append(report(Evaluated(name=name, empty=benchmark.empty, records=records)))
+                pipeline = pipeline or self.pipeline()
+                draw_extremes(records, chosen, self.answer(pipeline), self.folder(name), EXTREMES)
+            rows = [overview(reports, self.system), *(details(report) for report in reports)]
+            self.write(reports, rows)
+        if self.json:
+            print(json.dumps({"system": self.system, "benchmarks": reports}, indent=2))
+            return
+        from rich.console import Console
+
+        console = Console(width=max(160, Console().width))  # a narrow terminal breaks lines, not numbers
+        for part in rows:
+            console.print(table(part))
+        print(f"{self.output / 'scores.json'}, {self.output / 'scores.md'}")
+
+    @property
+    def system(self) -> str:
+        return self.model if self.predictions is None else str(self.predictions)
+
+    def folder(self, benchmark: str) -> Path:
+        return self.output / benchmark.strip("./").replace("/", "-")
+
+    def pipeline(self) -> GenMaskPipeline | None:
+        """None where no network is needed."""
+        return load(self) if self.oracle or self.predictions is None else None
+
+    def answer(self, pipeline: GenMaskPipeline | None) -> Callable[[list[Example]], list[np.ndarray]]:
+        """The system under test."""
+        if self.predictions is not None:
+            from genmask.evaluation.evaluate import read_predictions
+
+            return read_predictions(self.predictions)
+        assert pipeline is not None
+
+        def answer(examples: list[Example]) -> list[np.ndarray]:
+            results: Any = pipeline.segment(
+                [example.image for example in examples],
+                [example.text for example in examples],
+                num_noises=self.num_noises,
+                batch_size=self.batch_size,
+                seed=self.seed,
+            )
+            return [result.soft_mask for result in results]
+
+        return answer
+
+    def count(
+        self, pipeline: GenMaskPipeline | None, name: str, examples: Any, rank: int, world_size: int
+    ) -> None:
+        """A share of a benchmark."""
+        from functools import partial
+
+        from genmask.evaluation.evaluate import evaluate
+        from genmask.evaluation.oracle import round_trip
+
+        started = time.monotonic()
+        with progress(name, len(examples) // world_size, hidden=rank > 0) as advance:
+            done = evaluate(
+                examples,
+                self.answer(pipeline),
+                self.folder(name),
+                settings={
+                    "system": self.system,
+                    "weights": _fingerprint(pipeline, self.predictions is None),
+                    "seed": self.seed,
+                    "num_noises": self.num_noises,
+                    "threshold": self.threshold,
+                    "dtype": self.dtype,
+                    "oracle": self.oracle,
+                },
+                oracle=partial(round_trip, pipeline) if self.oracle and pipeline is not None else None,
+                threshold=self.threshold,
+                batch_size=self.batch_size,
+                rank=rank,
+                world_size=world_size,
+                advance=advance,
+            )
+        seconds = time.monotonic() - started
+        if done:
+            share = f", share {rank + 1} of {world_size}" if world_size > 1 else ""
+            print(f"{name}{share}: {done} samples, {done / seconds:.1f} samples/s", file=sys.stderr)
+
+    def share_out(self) -> None:
+        """Count in so many processes; wait for all."""
+        from concurrent.futures import ProcessPoolExecutor
+        from multiprocessing import get_context
+
+        with ProcessPoolExecutor(self.processes, mp_context=get_context("spawn")) as pool:
+            for share in [pool.submit(_count_share, self, rank) for rank in range(self.processes)]:
+                share.result()
+
+    def write(self, reports: list[dict[str, Any]], rows: list[list[list[str]]]) -> None:
+        from genmask.evaluation.report import markdown
+
+        text = {
+            "scores.json": json.dumps({"system": self.system, "benchmarks": reports}, indent=2) + "\n",
+            "scores.md": "\n".join(markdown(part) for part in rows),
+        }
+        for name, content in text.items():
+            partial = self.output / f"{name}.partial"
+            partial.write_text(content, encoding="utf-8")
+            partial.replace(self.output / name)
+
+
+def _count_share(command: Evaluate, rank: int) -> None:
+    """Every benchmark's share, in a process of its own."""
+    import torch
+
+    from genmask.evaluation.benchmarks import load_benchmark
+    from genmask.evaluation.evaluate import subset
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // command.processes))
+    if command.device == "auto" and torch.cuda.is_available():
+        command = replace(command, device=f"cuda:{rank % torch.cuda.device_count()}")
+    pipeline = command.pipeline()
+    for name in command.benchmark:
+        _, examples = load_benchmark(name, command.data)
+        command.count(pipeline, name, subset(examples, command.limit), rank, command.processes)
+
+
+def _fingerprint(pipeline: GenMaskPipeline | None, with_transformer: bool) -> str:
+    """Of the weights that the counts depend on: those of another model are not gone on with."""
+    digest = hashlib.sha256()
+    for part in () if pipeline is None else ("vae", *(["transformer"] if with_transformer else [])):
+        for name, value in getattr(pipeline, part).state_dict().items():
+            sample = value.detach().flatten()[:: max(1, value.numel() // 64)].float().cpu().numpy()
+            digest.update(name.encode() + sample.tobytes())
+    return digest.hexdigest()[:16]

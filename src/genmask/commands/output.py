@@ -1,0 +1,31 @@
+"""Folders and names of what a command writes."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from pathlib import Path
+
+
+def prepare_output(folder: Path) -> None:
+    """Make the folder and try it: what cannot be written is refused before any work is done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"Got output {str(folder)!r}, which cannot be written to ({error.strerror}), expected a folder that "
+            "can be: name another with --output."
+        ) from error
+
+
+def unique_stem(taken: set[str], *parts: str) -> str:
+    """A file name without ending, made of sentences and unlike those taken; it joins them."""
+    from genmask.segmentation import file_stem
+
+    # 200 bytes: with an ending it fits the 255 that file systems allow, in any script.
+    base = "-".join(file_stem(part) for part in parts).encode()[:200].decode(errors="ignore")
+    stem = next(stem for n in itertools.count(1) if (stem := base if n == 1 else f"{base}-{n}") not in taken)
+    taken.add(stem)
+    return stem
