@@ -224,7 +224,7 @@ def test_odd_pictures_are_segmented(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "expected one of segment, generate, train, convert"),
+        ([], "expected one of segment, generate, evaluate, data, train, convert"),
         (["segmnt", "a.png"], "did you mean segment?"),
         (["segment", "a.png", "--txet", "x"], "did you mean --text?"),
         (["segment", "a.png", "--text", "x", "--num_noise", "2"], "did you mean --num-noises?"),

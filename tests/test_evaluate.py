@@ -107,7 +107,8 @@ def test_the_report_holds_both_rows_the_kinds_and_the_empty_answers(tmp_path: Pa
     assert records is not None
     scores = report(Evaluated(name="squares", empty=1.0, records=records))
     assert scores["samples"] == 11
-    assert scores["oracle"]["native"]["oIoU"] == scores["oracle"]["480"]["mIoU"] == 1.0
+    assert scores["oracle"]["native"]["oIoU"] == 1.0
+    assert scores["oracle"]["480"]["mIoU"] > 0.99  # resized, edges are drawn anew
     assert scores["answer"]["native"]["N-acc"] == scores["answer"]["native"]["T-acc"] == 1.0
     assert scores["answer"]["native"]["empty_answers"] == 4
     low, high = scores["answer"]["native"]["oIoU_95"]

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from genmask import recipes
 from genmask.data.scenes import Scenes
@@ -18,7 +20,7 @@ from genmask.recipes import RECIPES, Recipe, run
 from genmask.training.autoencoder import AutoencoderConfig
 from genmask.training.language import LanguageConfig
 from genmask.training.loop import LoopConfig
-from genmask.training.masks import MaskConfig
+from genmask.training.masks import MaskConfig, MaskTask
 from genmask.training.sources import PhotographSource, SceneSource
 
 SMALLER: dict[str, dict[str, Any]] = {
@@ -30,7 +32,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     },
     "tiny": {
         "num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 48, "freq_dim": 32,
-        "sizes": ((64, 64), (48, 80)), "early_sizes": ((48, 48),), "early_steps": 1,
+        "sizes": ((64, 64), (48, 80)),
         "segmentation_batch": 4, "generation_batch": 2, "epoch_steps": 1,
         "resolution": 64, "compile": False,
     },
@@ -79,8 +81,7 @@ def test_the_sizes_suit_the_model() -> None:
     assert isinstance(tiny, MaskConfig)
     for height, width in tiny.sizes:
         assert 0.8 <= height * width / tiny.resolution**2 <= 1.25
-    assert all(side % 16 == 0 for size in (*tiny.sizes, *tiny.early_sizes) for side in size)
-    assert 0 <= tiny.early_steps < RECIPES["tiny"]().loop.steps
+        assert height % 16 == width % 16 == 0
 
 
 def test_an_unknown_name_lists_the_known(tmp_path: Path) -> None:
@@ -101,6 +102,12 @@ def test_an_unknown_name_lists_the_known(tmp_path: Path) -> None:
             "Got no --vlm folder, expected the model/ folder of a finished tiny-vlm run.",
         ),
         ("tiny-vae", {"vae": Path("v")}, "Got a --vae folder, expected none."),
+        ("tiny", {"vae": Path("v"), "start": "tiny"}, "Got a --vae folder, expected none."),
+        (
+            "tiny-vae",
+            {"start": "tiny"},
+            "Got --start tiny, expected none: this recipe trains a part from scratch.",
+        ),
         ("tiny-vlm", {"vlm": Path("v")}, "Got a --vlm folder, expected none."),
     ],
 )
@@ -116,6 +123,24 @@ def test_parts_that_are_missing_or_not_wanted_are_named(
 def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nowhere"):
         run("tiny", tmp_path / "run", vae=tmp_path / "nowhere", vlm=tmp_path / "nowhere", recipe=toy("tiny"))
+
+
+def test_a_training_goes_on_from_a_finished_model(toy_pipeline_folder: Path, tmp_path: Path) -> None:
+    config = json.loads((toy_pipeline_folder / "transformer/config.json").read_text())
+    shape = {name: config[name] for name in SMALLER["tiny"].keys() & config.keys()}
+    recipe = toy("tiny")
+    recipe = replace(
+        recipe, model=replace(recipe.model, **shape, attention_head_dim=config["attention_head_dim"])
+    )
+    task = recipes._build(recipe, None, None, None, toy_pipeline_folder, tmp_path)
+    assert isinstance(task, MaskTask)
+    saved = load_file(toy_pipeline_folder / "transformer/diffusion_pytorch_model.safetensors")
+    weights = task.transformer.state_dict()
+    assert saved.keys() == weights.keys()
+    assert all(torch.equal(weights[name], value.float()) for name, value in saved.items())
+    deeper = replace(recipe, model=replace(recipe.model, num_layers=shape["num_layers"] + 1))
+    with pytest.raises(ValueError, match="a transformer of another shape than the recipe's"):
+        recipes._build(deeper, None, None, None, toy_pipeline_folder, tmp_path)
 
 
 @pytest.mark.parametrize("with_photographs", [False, True])

@@ -357,14 +357,6 @@ def test_batches_are_a_function_of_the_step_alone(name: str) -> None:
         assert all(map(same, loader, alone))
 
 
-def test_pictures_are_small_at_first() -> None:
-    task = mask_task(sizes=((32, 32), (32, 48)), early_sizes=((16, 32), (32, 16)), early_steps=2)
-    sizes = [tuple(task.batches()[step].segmentation.images.shape[1:3]) for step in range(4)]
-    assert sizes == [(16, 32), (32, 16), (32, 32), (32, 48)]
-    with pytest.raises(ValueError, match="without early_sizes"):
-        MaskConfig(early_steps=2)
-
-
 def test_noise_depends_on_the_sample_alone() -> None:
     task = mask_task()
     density, like = task.config.segmentation_density, torch.empty(4, 16, 4, 4)
@@ -447,27 +439,36 @@ def test_the_condition_is_that_of_the_prompt_alone() -> None:
 
 
 def test_samples_that_come_again_are_encoded_once_and_noised_anew(tmp_path: Path) -> None:
-    sizes = {"sizes": ((32, 32),), "early_sizes": ((16, 16),), "early_steps": 3}
-    kept = EncodedSteps(tmp_path)
-    task = mask_task(kept=kept, epoch_steps=2, **sizes)
+    task = mask_task(kept=EncodedSteps(tmp_path), epoch_steps=2)
     nn.init.normal_(task.transformer.proj_out.weight)
     batches = task.batches()
-    assert [task._drawn_at(step) for step in range(8)] == [0, 1, 0, 3, 4, 3, 4, 3]
-    drawn = batches[1]
+    drawn = batches[3]
     assert isinstance(drawn, Step)
-    first = task.losses(drawn, 1)
-    task.losses(batches[3], 3)
-    assert {path.name for path in tmp_path.iterdir()} == {f"step-{step:09d}.safetensors" for step in (1, 3)}
+    assert drawn.segmentation.images.shape[1:3] == SIZES[1]
+    first = task.losses(drawn, 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000001.safetensors"]
     again = batches[5]
     assert isinstance(again, EncodedStep)
-    assert again.segmentation.x0.shape[-2:] == (4, 4)
-    assert task.losses(again, 3) == task.losses(batches[3], 3)
-    assert task.losses(again, 5) != task.losses(batches[3], 3)
+    assert task.losses(again, 3) == first
+    assert task.losses(again, 5) != first
+    assert isinstance(batches[4], Step)
 
-    plain = mask_task(**sizes)
-    plain.transformer.load_state_dict(task.transformer.state_dict())
-    assert plain.losses(plain.batches()[1], 1) == first
-    assert batches[1].segmentation.condition.hidden_states.dtype == torch.float32
+    endless = mask_task()
+    endless.transformer.load_state_dict(task.transformer.state_dict())
+    assert endless.losses(endless.batches()[1], 3) == first
+    assert not same(endless.batches()[3], drawn)
+
+
+def test_a_sample_weighs_the_same_in_both_tasks() -> None:
+    task = mask_task()
+    nn.init.normal_(task.transformer.proj_out.weight)
+    batch = task.batches()[0]
+    assert batch.generation is not None
+    encoded = task._encode(batch, 0).generation
+    total, weight = task.losses(batch, 0)["generation"]
+    alone, alone_weight = task._generation_loss(encoded, 0)
+    assert weight == alone_weight
+    assert total == alone * 2 / 4
 
 
 def test_encodings_are_kept_in_the_precision_that_they_are_used_in(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from genmask.data.example import Dialogue, Example
 from genmask.data.photographs import Photographs
 from genmask.data.scenes import Scenes
+from genmask.denoiser import GenMaskTransformer
 from genmask.loading import load_model
-from genmask.model_folder import load_processor
+from genmask.model_folder import load_processor, resolve_model
 from genmask.timesteps import PowerLaw
 from genmask.training.autoencoder import AutoencoderConfig, AutoencoderTask
 from genmask.training.encodings import EncodedSteps
@@ -33,11 +34,11 @@ from genmask.training.masks import ExampleSource, MaskConfig, MaskTask
 from genmask.training.sources import PhotographSource, SceneSource
 
 RESOLUTION = 128
-"""The bundled model's pictures have about this side, squared, in pixels."""
-EARLY_SIZES = ((96, 96), (80, 112), (96, 96), (112, 80))
-"""(height, width) of the first pictures."""
-SIZES = ((128, 128), (112, 144), (160, 112), (128, 128), (112, 144), (160, 112), (112, 160), (144, 112))
-"""(height, width) of the pictures of a step, in turn: the aspect ratios of the photographs in about their shares."""
+"""The VAE and the VLM see pictures of about this side, squared, in pixels, and so do held-out scores."""
+MASK_RESOLUTION = 96
+"""The same of the bundled transformer."""
+SIZES = ((96, 96), (80, 112), (96, 96), (112, 80))
+"""(height, width) of its pictures, a step each, in turn: roughly the aspect ratios of the photographs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +75,10 @@ def tiny_vae() -> Recipe:
 def tiny_vlm() -> Recipe:
     """The bundled model's vision-language model."""
     return Recipe(
-        summary="the bundled vision-language model and tokenizer; 15 minutes on 2 cores",
+        summary="the bundled vision-language model and tokenizer; 5 minutes on 2 cores",
         model=LanguageConfig(),
         loop=LoopConfig(
-            steps=1100,
+            steps=420,
             learning_rate=1.5e-3,
             final_learning_rate=1e-4,
             warmup_steps=100,
@@ -91,24 +92,25 @@ def tiny_vlm() -> Recipe:
 def tiny() -> Recipe:
     """The bundled model: its transformer, on the two parts above."""
     return Recipe(
-        summary="the bundled model from tiny-vae and tiny-vlm",
+        summary="the bundled transformer, on tiny-vae and tiny-vlm; 105 minutes on 2 cores",
         model=MaskConfig(
-            early_sizes=EARLY_SIZES,
-            early_steps=10_000,
+            resolution=MASK_RESOLUTION,
             sizes=SIZES,
-            epoch_steps=2000,
+            source_weights=(("scenes", 0.76), ("photographs", 0.24)),
+            segmentation_batch=25,
             generation_batch=8,
+            epoch_steps=2000,
             segmentation_density=PowerLaw(0.0),
             compile=True,
         ),
         loop=LoopConfig(
-            steps=11_800,
+            steps=14_000,
             learning_rate=1e-3,
             final_learning_rate=3e-5,
             warmup_steps=200,
             ema_decay=0.999,
             checkpoint_every=250,
-            evaluate_every=1000,
+            evaluate_every=2000,
         ),
     )
 
@@ -123,6 +125,7 @@ def run(
     photos: Path | None = None,
     vae: Path | None = None,
     vlm: Path | None = None,
+    start: str | Path | None = None,
     max_minutes: float | None = None,
     recipe: Recipe | None = None,
 ) -> bool:
@@ -133,6 +136,7 @@ def run(
         output: folder for the recipe as text, checkpoints, log and, in the end, `model/`.
         photos: photographs in the layout of `genmask.data.photographs`; None trains on drawn scenes alone.
         vae, vlm: `model/` folders of the earlier runs, for the recipe that builds on them.
+        start: in place of both, a finished model to go on from: its VAE, its VLM, and its transformer's weights.
         max_minutes: stop with a checkpoint after so long; the same command goes on.
         recipe: a variation of the named recipe.
 
@@ -147,7 +151,7 @@ def run(
         raise ValueError(f"Got recipe {name!r}, expected one of {', '.join(RECIPES)}.")
     recipe = recipe or RECIPES[name]()
     encodings = output / "encodings"
-    task = _build(recipe, photos, vae, vlm, encodings)
+    task = _build(recipe, photos, vae, vlm, start, encodings)
     output.mkdir(parents=True, exist_ok=True)
     (output / "recipe.txt").write_text(pformat(recipe) + "\n")
     finished = train(task, recipe.loop, output, None if max_minutes is None else 60 * max_minutes)
@@ -157,10 +161,17 @@ def run(
 
 
 def _build(
-    recipe: Recipe, photos: Path | None, vae: Path | None, vlm: Path | None, encodings: Path
+    recipe: Recipe,
+    photos: Path | None,
+    vae: Path | None,
+    vlm: Path | None,
+    start: str | Path | None,
+    encodings: Path,
 ) -> TrainingTask:
     config, count = recipe.model, recipe.validation_samples
-    needs_parts = isinstance(config, MaskConfig)
+    if start is not None and not isinstance(config, MaskConfig):
+        raise ValueError(f"Got --start {start}, expected none: this recipe trains a part from scratch.")
+    needs_parts = isinstance(config, MaskConfig) and start is None
     for option, folder in (("vae", vae), ("vlm", vlm)):
         if (folder is not None) != needs_parts:
             raise ValueError(
@@ -171,9 +182,16 @@ def _build(
         return _autoencoder_task(config, photos, count)
     if isinstance(config, LanguageConfig):
         return _language_task(config, photos, count)
+    if start is not None:
+        folder = resolve_model(start)
+        task = _mask_task(
+            config, photos, count, folder / "vae", folder / "vlm", folder / "processor", encodings
+        )
+        _take_weights(task, folder / "transformer")
+        return task
     assert vae is not None
     assert vlm is not None
-    return _mask_task(config, photos, count, vae, vlm, encodings)
+    return _mask_task(config, photos, count, vae, vlm, vlm, encodings)
 
 
 def _autoencoder_task(config: AutoencoderConfig, photos: Path | None, count: int) -> AutoencoderTask:
@@ -197,21 +215,39 @@ def _language_task(config: LanguageConfig, photos: Path | None, count: int) -> L
 
 
 def _mask_task(
-    config: MaskConfig, photos: Path | None, count: int, vae: Path, vlm: Path, encodings: Path
+    config: MaskConfig,
+    photos: Path | None,
+    count: int,
+    vae: Path,
+    vlm: Path,
+    processor: Path,
+    encodings: Path,
 ) -> MaskTask:
-    sizes = (*config.sizes, *config.early_sizes)
-    sources: dict[str, ExampleSource] = {"scenes": SceneSource(sizes, config.seed)}
+    sources: dict[str, ExampleSource] = {"scenes": SceneSource(config.sizes, config.seed)}
     if photos is not None:
-        sources["photographs"] = PhotographSource(photos, sizes, config.seed)
+        sources["photographs"] = PhotographSource(photos, config.sizes, config.seed)
     return MaskTask(
         config,
         sources,
         _validation(photos, count),
         vae=load_model(AutoencoderKLWan, vae, dtype=torch.float32),
         vlm=load_model(Qwen2_5_VLForConditionalGeneration, vlm, dtype=torch.float32),
-        processor=load_processor(vlm),
-        kept=EncodedSteps(encodings / _fingerprint(config, photos, vae, vlm)) if config.epoch_steps else None,
+        processor=load_processor(processor),
+        kept=EncodedSteps(encodings / _fingerprint(config, photos, vae, vlm, processor))
+        if config.epoch_steps
+        else None,
     )
+
+
+def _take_weights(task: MaskTask, folder: Path) -> None:
+    """Begin with the weights of a transformer that was trained before."""
+    weights = load_model(GenMaskTransformer, folder, dtype=torch.float32).state_dict()
+    try:
+        task.transformer.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"Got {folder}, a transformer of another shape than the recipe's: start from one that the recipe made."
+        ) from error
 
 
 def _fingerprint(config: MaskConfig, photos: Path | None, *models: Path) -> str:

@@ -10,16 +10,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import tyro
-
-from genmask.commands.inference import Inference, load
+from genmask.commands.inference import Flag, Inference, load
 from genmask.commands.output import prepare_output
 from genmask.commands.terminal import only_json, progress
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from genmask.data.example import Example
     from genmask.pipeline import GenMaskPipeline
 
@@ -54,8 +53,8 @@ class Evaluate(Inference):
     """A pixel is in the mask if its soft mask is greater; in [0, 1)."""
     num_noises: int = 1
     """Average over this many noises."""
-    oracle: Annotated[bool, tyro.conf.FlagCreatePairsOff] = True
-    """--no-oracle leaves out the right masks' round trip through the VAE, which bounds every score."""
+    no_oracle: Flag = False
+    """Leave out the right masks' round trip through the VAE, which bounds every score."""
     processes: int = 1
     """Share the samples out to so many processes here. Under torchrun each of its processes takes its share."""
     batch_size: int = 32
@@ -113,7 +112,7 @@ class Evaluate(Inference):
 
     def pipeline(self) -> GenMaskPipeline | None:
         """None where no network is needed."""
-        return load(self) if self.oracle or self.predictions is None else None
+        return load(self) if not self.no_oracle or self.predictions is None else None
 
     def answer(self, pipeline: GenMaskPipeline | None) -> Callable[[list[Example]], list[np.ndarray]]:
         """The system under test."""
@@ -157,9 +156,9 @@ class Evaluate(Inference):
                     "num_noises": self.num_noises,
                     "threshold": self.threshold,
                     "dtype": self.dtype,
-                    "oracle": self.oracle,
+                    "oracle": not self.no_oracle,
                 },
-                oracle=partial(round_trip, pipeline) if self.oracle and pipeline is not None else None,
+                oracle=partial(round_trip, pipeline) if not self.no_oracle and pipeline is not None else None,
                 threshold=self.threshold,
                 batch_size=self.batch_size,
                 rank=rank,

@@ -29,6 +29,8 @@ class Train:
     """model/ folder of a finished VAE, for the recipes that build on one."""
     vlm: Path | None = None
     """model/ folder of a finished vision-language model, for the recipes that build on one."""
+    start: str | None = None
+    """In place of both, a finished model to go on from: a folder, a bundled model or a hub id."""
     max_minutes: float | None = None
     """Stop after this long, with a checkpoint to resume from."""
 
@@ -47,7 +49,13 @@ class Train:
         output = self.output or Path("runs") / self.recipe
         prepare_output(output)
         finished = run(
-            self.recipe, output, photos=self.data, vae=self.vae, vlm=self.vlm, max_minutes=self.max_minutes
+            self.recipe,
+            output,
+            photos=self.data,
+            vae=self.vae,
+            vlm=self.vlm,
+            start=self.start,
+            max_minutes=self.max_minutes,
         )
         print(
             f"{output / 'model'}: done"

@@ -37,8 +37,9 @@ def resize_to_area(example: Example, area: int, multiple: int = 16) -> Example:
 
 def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     """(H, W) bool to (height, width) bool: antialiased bilinear, then over one half."""
-    coverage = Image.fromarray(mask.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(coverage) > 0.5
+    # In 8 bits, a few times faster than in float; 254 has a half.
+    coverage = Image.fromarray(mask.view(np.uint8) * np.uint8(254))
+    return np.asarray(coverage.resize((width, height), Image.Resampling.BILINEAR)) > 127
 
 
 def crop(example: Example, top: int, left: int, height: int, width: int) -> Example:
@@ -187,9 +188,11 @@ def _swapped(word: str) -> str:
 
 def _any_in_cell(plane: np.ndarray, height: int, width: int) -> np.ndarray:
     """(H, W) bool to (height, width) bool: whether any pixel that a new pixel touches is set."""
-    for axis, new in ((0, height), (1, width)):
-        old = plane.shape[axis]
+    for new in (height, width):
+        old = len(plane)
         starts, stops = np.arange(new) * old // new, -(-np.arange(1, new + 1) * old // new)
-        counts = np.insert(np.cumsum(plane, axis=axis), 0, 0, axis=axis)
-        plane = np.take(counts, stops, axis=axis) > np.take(counts, starts, axis=axis)
+        touched = plane[starts]
+        for offset in range(1, int((stops - starts).max())):
+            touched |= plane[np.minimum(starts + offset, stops - 1)]
+        plane = np.ascontiguousarray(touched.T)
     return plane

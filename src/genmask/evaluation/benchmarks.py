@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 from genmask.data.folder import Folder
 from genmask.data.photographs import Photographs
 from genmask.data.reasoning import ReasonSeg
-from genmask.data.referring import Referring
+from genmask.data.referring import Dataset, Referring
 from genmask.data.scenes import Scenes
 from genmask.evaluation.evaluate import Examples
 
@@ -31,7 +31,7 @@ class Benchmark:
     """I / U of an empty answer to an empty target: 1 as in LISA and gRefCOCO; LAVT's 0 for the sets without such."""
 
 
-def _referring(dataset: str, split: str, by: str) -> Benchmark:
+def _referring(dataset: Dataset, split: str, by: str) -> Benchmark:
     return Benchmark(
         load=lambda root: Referring(root, dataset, split, by=by),
         layout=f"{dataset}/refs({by}).p, {dataset}/instances.json and images/mscoco/images/train2014/",
@@ -44,6 +44,8 @@ def _reasonseg(split: Literal["val", "test"]) -> Benchmark:
     )
 
 
+_UNC: tuple[Dataset, ...] = ("refcoco", "refcoco+", "grefcoco")
+
 BENCHMARKS: dict[str, Benchmark] = {
     "scenes/val": Benchmark(load=lambda _: Scenes("val", length=SCENES), layout=""),
     "photos/val": Benchmark(
@@ -52,7 +54,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     **{
         f"{dataset}/{split}": _referring(dataset, split, "unc")
-        for dataset in ("refcoco", "refcoco+", "grefcoco")
+        for dataset in _UNC
         for split in ("val", "testA", "testB")
     },
     **{f"refcocog/{split}": _referring("refcocog", split, "umd") for split in ("val", "test")},
@@ -72,10 +74,11 @@ def load_benchmark(name: str, data: Path | None) -> tuple[Benchmark, Examples]:
     if benchmark is None:
         if (Path(name) / "captions.jsonl").exists():
             return Benchmark(load=Folder, layout=""), Folder(name)
-        near = difflib.get_close_matches(name, BENCHMARKS, n=1, cutoff=0.5)
+        lowered = {known.lower(): known for known in BENCHMARKS}
+        near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
         raise ValueError(
             f"Got benchmark {name!r}, expected a folder with captions.jsonl or one of {', '.join(BENCHMARKS)}"
-            + (f": did you mean {near[0]}?" if near else ".")
+            + (f": did you mean {lowered[near[0]]}?" if near else ".")
         )
     if benchmark.layout and data is None:
         raise ValueError(f"Got no --data for {name}, expected the folder that holds {benchmark.layout}.")

@@ -67,9 +67,6 @@ class MaskConfig:
     """Pictures have about this side, squared, in pixels."""
     sizes: tuple[tuple[int, int], ...] = ((128, 128),)
     """(height, width) of the pictures of a step, in turn; sides are multiples of 16."""
-    early_sizes: tuple[tuple[int, int], ...] = ()
-    """The same for the first `early_steps`: words are learned as well, and sooner, on small pictures."""
-    early_steps: int = 0
     source_weights: tuple[tuple[str, float], ...] = (("scenes", 0.6), ("photographs", 0.4))
     """Shares of the samples; a source that is not given leaves its share to the others."""
     segmentation_batch: int = 32
@@ -83,8 +80,8 @@ class MaskConfig:
     condition_dropout: float = 0.1
     """Share of captions left empty, for guidance."""
     epoch_steps: int = 0
-    """Steps after which the samples come again, with other noise, as long as the size of pictures is the same; 0 for
-    samples without end. They are encoded once and kept on disk."""
+    """Steps after which the samples come again, with other noise; 0 for samples without end. They are encoded once and
+    kept on disk."""
     compile: bool = False
     """Compile the transformer's blocks: a minute or two at the start, a quarter off each step."""
     seed: int = 0
@@ -94,8 +91,6 @@ class MaskConfig:
             raise ValueError(
                 f"Got supervision {self.supervision!r}, expected one of {', '.join(SUPERVISIONS)}."
             )
-        if self.early_steps and not self.early_sizes:
-            raise ValueError(f"Got {self.early_steps} early_steps without early_sizes: give one at least.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,12 +213,10 @@ class MaskTask:
 
     def _drawn_at(self, step: int) -> int:
         """The step that first had the samples of this one: an earlier one, or itself."""
-        first = self.config.early_steps if step >= self.config.early_steps else 0
-        return first + (step - first) % self.config.epoch_steps if self.config.epoch_steps else step
+        return step % self.config.epoch_steps if self.config.epoch_steps else step
 
     def _draw(self, step: int) -> Step:
-        sizes = self.config.early_sizes if step < self.config.early_steps else self.config.sizes
-        height, width = sizes[step % len(sizes)]
+        height, width = self.config.sizes[step % len(self.config.sizes)]
         return Step(
             segmentation=self._segmentation(step, height, width),
             generation=self._generation(step, height, width) if self.config.generation_batch else None,
