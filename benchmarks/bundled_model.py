@@ -28,7 +28,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from bundled_model_report import floors, tables
 from constant_baseline import ClassKey, best_constants, key, scores, totals
 from rich.console import Console
@@ -38,10 +37,8 @@ from genmask.data.example import Example
 from genmask.data.expressions import SHARES
 from genmask.data.photographs import Photographs
 from genmask.data.scenes import Scenes
-from genmask.data.transforms import resize_mask
 from genmask.evaluation.metrics import IoUTotals
-from genmask.images import processing_size
-from genmask.latents import COMPRESSION, mask_to_pixels, pixels_to_soft_mask
+from genmask.evaluation.oracle import round_trip
 from genmask.pipeline import GenMaskPipeline
 
 FIRST_INDEX = 100_000
@@ -55,15 +52,8 @@ STDERR = Console(stderr=True)
 
 
 def oracle(pipe: GenMaskPipeline, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """(H, W) bool masks of one size -> through the VAE at the model's processing size -> (H, W) bool."""
-    height, width = masks[0].shape
-    cell = COMPRESSION * pipe.transformer.config.patch_size[-1]
-    size = processing_size(height, width, pipe.config.resolution**2, cell)
-    pixels = mask_to_pixels(torch.from_numpy(np.stack([resize_mask(mask, *size) for mask in masks])))
-    with torch.no_grad():
-        soft = pixels_to_soft_mask(pipe.codec.decode(pipe.codec.encode(pixels.to(pipe.device)))).cpu()
-    back = F.interpolate(soft.unsqueeze(1), size=(height, width), mode="bilinear", antialias=True)
-    return list((back.squeeze(1) > 0.5).numpy())
+    """(H, W) bool masks of one size -> as the VAE gives them back."""
+    return list(round_trip(pipe, masks) > 0.5)
 
 
 def measure_scenes(pipe: GenMaskPipeline, count: int, size: int, batch_size: int) -> dict[str, Any]:

@@ -129,9 +129,7 @@ def test_a_training_goes_on_from_a_finished_model(toy_pipeline_folder: Path, tmp
     config = json.loads((toy_pipeline_folder / "transformer/config.json").read_text())
     shape = {name: config[name] for name in SMALLER["tiny"].keys() & config.keys()}
     recipe = toy("tiny")
-    recipe = replace(
-        recipe, model=replace(recipe.model, **shape, attention_head_dim=config["attention_head_dim"])
-    )
+    recipe = replace(recipe, model=replace(recipe.model, **shape))
     task = recipes._build(recipe, None, None, None, toy_pipeline_folder, tmp_path)
     assert isinstance(task, MaskTask)
     saved = load_file(toy_pipeline_folder / "transformer/diffusion_pytorch_model.safetensors")

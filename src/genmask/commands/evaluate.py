@@ -138,10 +138,12 @@ class Evaluate(Inference):
         self, pipeline: GenMaskPipeline | None, name: str, examples: Any, rank: int, world_size: int
     ) -> None:
         """A share of a benchmark."""
-        from functools import partial
-
         from genmask.evaluation.evaluate import evaluate
         from genmask.evaluation.oracle import round_trip
+
+        def oracle(mask: np.ndarray) -> np.ndarray:
+            assert pipeline is not None
+            return round_trip(pipeline, [mask])[0]
 
         started = time.monotonic()
         with progress(name, len(examples) // world_size, hidden=rank > 0) as advance:
@@ -158,7 +160,7 @@ class Evaluate(Inference):
                     "dtype": self.dtype,
                     "oracle": not self.no_oracle,
                 },
-                oracle=partial(round_trip, pipeline) if not self.no_oracle and pipeline is not None else None,
+                oracle=None if self.no_oracle else oracle,
                 threshold=self.threshold,
                 batch_size=self.batch_size,
                 rank=rank,
