@@ -206,6 +206,16 @@ def test_the_command_scores_a_model_on_a_folder(
 
     assert main([*command, "--batch-size", "2"]) == 2
     assert "batch_size=2" in capsys.readouterr().err
+    for option, value in (
+        ("processes", 0),
+        ("batch-size", 0),
+        ("num-noises", -1),
+        ("threshold", 1.0),
+        ("limit", 0),
+    ):
+        refused = [*command[:-1], "--output", str(tmp_path / "x"), f"--{option}", str(value)]
+        assert main(refused) == 2
+        assert f"{value}" in capsys.readouterr().err
     assert main(["evaluate", "--benchmark", "scenes/vol", "--output", str(tmp_path / "x")]) == 2
     assert "did you mean scenes/val?" in capsys.readouterr().err
 

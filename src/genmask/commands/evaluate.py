@@ -63,6 +63,12 @@ class Evaluate(Inference):
     def run(self) -> None:
         if not self.benchmark:
             raise ValueError("Got no --benchmark, expected at least one name, such as scenes/val.")
+        for name in ("processes", "batch_size", "num_noises"):
+            if getattr(self, name) < 1:
+                option = name.replace("_", "-")
+                raise ValueError(f"Got --{option} {getattr(self, name)}, expected at least 1.")
+        if not 0 <= self.threshold < 1:
+            raise ValueError(f"Got --threshold {self.threshold}, expected 0 or more and less than 1.")
         from genmask.evaluation.benchmarks import load_benchmark
         from genmask.evaluation.evaluate import collect, subset
         from genmask.evaluation.extremes import draw_extremes
