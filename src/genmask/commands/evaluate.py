@@ -74,7 +74,10 @@ class Evaluate(Inference):
         from genmask.evaluation.extremes import draw_extremes
         from genmask.evaluation.report import Evaluated, details, overview, report, table
 
-        found = [(name, *load_benchmark(name, self.data)) for name in self.benchmark]
+        found = []
+        for name in self.benchmark:
+            benchmark, examples = load_benchmark(name, self.data)
+            found.append((name, benchmark, subset(examples, self.limit)))
         prepare_output(self.output)
         with only_json(self.json):
             pipeline = None
@@ -84,11 +87,10 @@ class Evaluate(Inference):
                 pipeline = self.pipeline()
                 rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
                 for name, _, examples in found:
-                    self.count(pipeline, name, subset(examples, self.limit), rank, world_size)
+                    self.count(pipeline, name, examples, rank, world_size)
             reports = []
             for name, benchmark, examples in found:
-                chosen = subset(examples, self.limit)
-                records = collect(self.folder(name), len(chosen))
+                records = collect(self.folder(name), len(examples))
                 if records is None:
                     print(
                         f"{self.folder(name)}: this process is done; the scores follow when all others are."
@@ -96,7 +98,7 @@ class Evaluate(Inference):
                     return
                 reports.append(report(Evaluated(name=name, empty=benchmark.empty, records=records)))
                 pipeline = pipeline or self.pipeline()
-                draw_extremes(records, chosen, self.answer(pipeline), self.folder(name), EXTREMES)
+                draw_extremes(records, examples, self.answer(pipeline), self.folder(name), EXTREMES)
             rows = [overview(reports, self.system), *(details(report) for report in reports)]
             self.write(reports, rows)
         if self.json:

@@ -89,7 +89,7 @@ def _from_rows(root: Path) -> Candidates:
     except UnicodeDecodeError as error:
         problems.append(Problem(kind="malformed file", where=str(path), message=f"Not UTF-8 ({error})."))
         text = content.decode("utf-8", errors="replace")
-    lines = [(f"{path}, line {n}", line) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    lines = [(f"{path}, line {n}", line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
     rows: list[folder.Row] = []
     places = []
     for where, line in lines:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import textwrap
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from genmask.data.example import Example
 from genmask.data.mixture import Sized
+from genmask.segmentation import save_png
 
 COLUMNS = 6
 TILE = 240
@@ -45,12 +44,7 @@ def contact_sheet(examples: Sized, path: str | Path, *, count: int = 24) -> None
     for place, index in enumerate(chosen):
         row, column = divmod(place, columns)
         sheet.paste(_cell(examples[index]), (column * CELL[0], row * CELL[1]))
-    partial = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        sheet.save(partial, format="PNG")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    save_png(sheet, path)
 
 
 def _cell(example: Example) -> Image.Image:
