@@ -224,7 +224,7 @@ def test_odd_pictures_are_segmented(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "expected one of segment, generate, evaluate, data, train, convert"),
+        ([], "expected one of segment, generate, evaluate, data, train, cache, convert"),
         (["segmnt", "a.png"], "did you mean segment?"),
         (["segment", "a.png", "--txet", "x"], "did you mean --text?"),
         (["segment", "a.png", "--text", "x", "--num_noise", "2"], "did you mean --num-noises?"),
@@ -365,8 +365,10 @@ def test_train_lists_its_recipes_and_passes_options_on(
     from genmask.recipes import RECIPES
 
     assert main(["train"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.partition(": ")[0] for line in lines] == list(RECIPES)
+    listed = capsys.readouterr().out
+    assert main(["train", "--list"]) == 0
+    assert capsys.readouterr().out == listed
+    assert all(name in listed for name in RECIPES)
     assert "--vae" in refused("train", "tiny", "--output", tmp_path / "run")
     missing = tmp_path / "nothing"
     said = refused(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,16 @@ from safetensors.torch import load_file
 from genmask import recipes
 from genmask.data.scenes import Scenes
 from genmask.pipeline import GenMaskPipeline
-from genmask.recipes import RECIPES, Recipe, run
+from genmask.recipes import RECIPES, Parts, Recipe, cost, run
+from genmask.timesteps import PowerLaw
 from genmask.training.autoencoder import AutoencoderConfig
 from genmask.training.language import LanguageConfig
 from genmask.training.loop import LoopConfig
-from genmask.training.masks import MaskConfig, MaskTask
+from genmask.training.masks import MaskConfig, MaskTask, TransformerShape
+from genmask.training.pretraining import PretrainingConfig
 from genmask.training.sources import PhotographSource, SceneSource
 
+SHAPE = TransformerShape(num_layers=1, num_attention_heads=2, attention_head_dim=12, ffn_dim=48, freq_dim=32)
 SMALLER: dict[str, dict[str, Any]] = {
     "tiny-vae": {"base_dim": 4, "crop": 32, "batch_size": 4},
     "tiny-vlm": {
@@ -31,11 +36,12 @@ SMALLER: dict[str, dict[str, Any]] = {
         "vocab_size": 320, "tokenizer_samples": 10, "batch_size": 2,
     },
     "tiny": {
-        "num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 48, "freq_dim": 32,
-        "sizes": ((64, 64), (48, 80)),
-        "segmentation_batch": 4, "generation_batch": 2, "epoch_steps": 1,
-        "resolution": 64, "compile": False,
+        "shape": SHAPE, "sizes": ((64, 64), (48, 80)),
+        "segmentation_batch": 4, "generation_batch": 2, "epoch_steps": 2,
+        "resolution": 64, "compile": False, "recognition_block": 0,
     },
+    "tiny-recognition": {"shape": SHAPE, "sizes": ((64, 64), (48, 80)), "batch_size": 4, "block": 0},
+    "finetune": {"sizes": ((64, 64), (48, 80)), "segmentation_batch": 4, "resolution": 64},
 }  # fmt: skip
 
 
@@ -69,9 +75,10 @@ def test_every_name_is_a_complete_configuration(name: str) -> None:
     recipe = RECIPES[name]()
     assert recipe == RECIPES[name]()
     assert isinstance(recipe.loop, LoopConfig)
-    assert isinstance(recipe.model, AutoencoderConfig | LanguageConfig | MaskConfig)
-    assert recipe.summary.isascii()
-    assert "\n" not in recipe.summary
+    assert isinstance(recipe.model, AutoencoderConfig | LanguageConfig | PretrainingConfig | MaskConfig)
+    for line in (recipe.summary, recipe.expected):
+        assert line.isascii()
+        assert "\n" not in line
     assert recipe.loop.learning_rate > recipe.loop.final_learning_rate
     assert recipe.loop.warmup_steps < recipe.loop.steps
 
@@ -86,7 +93,8 @@ def test_the_sizes_suit_the_model() -> None:
 
 def test_an_unknown_name_lists_the_known(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"^Got recipe 'tiny-vea', expected one of tiny-vae, tiny-vlm, tiny\.$"
+        ValueError,
+        match=r"^Got recipe 'tiny-vea', expected one of tiny-vae, tiny-vlm, tiny-recognition, tiny, finetune, paper",
     ):
         run("tiny-vea", tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -109,36 +117,47 @@ def test_an_unknown_name_lists_the_known(tmp_path: Path) -> None:
             "Got --start tiny, expected none: this recipe trains a part from scratch.",
         ),
         ("tiny-vlm", {"vlm": Path("v")}, "Got a --vlm folder, expected none."),
+        (
+            "paper",
+            {},
+            "Got no --start, expected a model to go on from, such as what genmask convert writes.",
+        ),
     ],
 )
 def test_parts_that_are_missing_or_not_wanted_are_named(
     name: str, parts: dict[str, Path], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011 (the whole message is compared)
-        run(name, tmp_path / "run", **parts)
+        run(name, tmp_path / "run", Parts(**parts))
     assert str(error.value) == message
     assert not (tmp_path / "run").exists()
 
 
 def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
+    parts = Parts(vae=tmp_path / "nowhere", vlm=tmp_path / "nowhere")
     with pytest.raises(ValueError, match="nowhere"):
-        run("tiny", tmp_path / "run", vae=tmp_path / "nowhere", vlm=tmp_path / "nowhere", recipe=toy("tiny"))
+        run("tiny", tmp_path / "run", parts, recipe=toy("tiny"))
 
 
-def test_a_training_goes_on_from_a_finished_model(toy_pipeline_folder: Path, tmp_path: Path) -> None:
+def test_a_training_goes_on_from_a_finished_model(toy_pipeline_folder: Path) -> None:
     config = json.loads((toy_pipeline_folder / "transformer/config.json").read_text())
-    shape = {name: config[name] for name in SMALLER["tiny"].keys() & config.keys()}
+    shape = TransformerShape(**{name: config[name] for name in asdict(SHAPE)})
     recipe = toy("tiny")
-    recipe = replace(recipe, model=replace(recipe.model, **shape))
-    task = recipes._build(recipe, None, None, None, toy_pipeline_folder, tmp_path)
-    assert isinstance(task, MaskTask)
+    recipe = replace(recipe, model=replace(recipe.model, shape=shape))
+    start = Parts(start=toy_pipeline_folder)
     saved = load_file(toy_pipeline_folder / "transformer/diffusion_pytorch_model.safetensors")
-    weights = task.transformer.state_dict()
-    assert saved.keys() == weights.keys()
-    assert all(torch.equal(weights[name], value.float()) for name, value in saved.items())
-    deeper = replace(recipe, model=replace(recipe.model, num_layers=shape["num_layers"] + 1))
-    with pytest.raises(ValueError, match="a transformer of another shape than the recipe's"):
-        recipes._build(deeper, None, None, None, toy_pipeline_folder, tmp_path)
+    for variation in (recipe, replace(recipe, model=replace(recipe.model, shape=None))):
+        task = recipes._build(variation, start)
+        assert isinstance(task, MaskTask)
+        weights = task.transformer.state_dict()
+        assert saved.keys() == weights.keys()
+        assert all(torch.equal(weights[name], value.float()) for name, value in saved.items())
+        assert all(parameter.requires_grad for parameter in task.transformer.parameters())
+    deeper = replace(
+        recipe, model=replace(recipe.model, shape=replace(shape, num_layers=shape.num_layers + 1))
+    )
+    with pytest.raises(ValueError, match=r"num_layers 2, expected the recipe's 3: .*model.shape=None"):
+        recipes._build(deeper, start)
 
 
 @pytest.mark.parametrize("with_photographs", [False, True])
@@ -148,20 +167,32 @@ def test_the_three_recipes_make_a_model_that_segments(with_photographs: bool, tm
         photos = tmp_path / "photos"
         write_photographs(photos, [(64, 64), (48, 80)])
     vae, vlm = tmp_path / "vae", tmp_path / "vlm"
-    assert run("tiny-vae", vae, photos=photos, recipe=toy("tiny-vae"))
-    assert run("tiny-vlm", vlm, photos=photos, recipe=toy("tiny-vlm"))
+    data = Parts(data=photos)
+    assert run("tiny-vae", vae, data, recipe=toy("tiny-vae"))
+    assert run("tiny-vlm", vlm, data, recipe=toy("tiny-vlm"))
+    alone = Parts(data=photos, vae=vae / "model", vlm=vlm / "model")
+    assert run("tiny-recognition", tmp_path / "seeing", alone, recipe=toy("tiny-recognition"))
     output = tmp_path / "tiny"
-    parts = {"vae": vae / "model", "vlm": vlm / "model"}
-    assert not run("tiny", output, photos=photos, **parts, recipe=toy("tiny"), max_minutes=0)
+    parts = replace(alone, transformer=tmp_path / "seeing" / "model")
+    counts = recipes.cache("tiny", tmp_path / "cache", parts, progress=silent, recipe=toy("tiny"))
+    assert (counts.encoded, counts.found) == (12, 0)
+    parts = replace(parts, cache=tmp_path / "cache")
+    assert not run("tiny", output, parts, recipe=toy("tiny"), max_minutes=0)
     assert not (output / "model").exists()
-    assert len(list((output / "encodings").glob("*/step-*.safetensors"))) == 1
-    assert run("tiny", output, photos=photos, **parts, recipe=toy("tiny"))
+    assert run("tiny", output, parts, recipe=toy("tiny"))
 
-    assert {path.name for path in output.iterdir()} == {"checkpoints", "log.jsonl", "model", "recipe.txt"}
-    assert "segmentation_density=PowerLaw(a=" in (output / "recipe.txt").read_text()
+    found = {path.name for path in output.iterdir()}
+    assert found == {"checkpoints", "log.jsonl", "model", "pictures", "provenance.jsonl"}
+    sittings = [json.loads(line) for line in (output / "provenance.jsonl").read_text().splitlines()]
+    assert len(sittings) == 2
+    assert "segmentation_density=PowerLaw(a=" in sittings[0]["config"]
     scores = json.loads((output / "log.jsonl").read_text().splitlines()[-1])
     assert ("photos_oiou" in scores) == with_photographs
     assert {"scenes_oiou", "scenes_miou", "scenes_present_empty", "scenes_absent_empty"} < scores.keys()
+    pictures = {path.name.removeprefix("step-000000002-") for path in (output / "pictures").iterdir()}
+    assert pictures == {"scenes.png", "generated.png"} | ({"photos.png"} if with_photographs else set())
+    card = (output / "model" / "README.md").read_text()
+    assert f"{scores['scenes_oiou']:.3f}" in card
     pipeline = GenMaskPipeline.from_pretrained(output / "model")
     example = Scenes("val", size=64)[0]
     assert pipeline.segment(example.image, example.text).mask.shape == (64, 64)
@@ -211,6 +242,80 @@ def test_a_size_that_no_photograph_suits_takes_all(tmp_path: Path) -> None:
 
 def test_held_out_samples_are_spread_over_the_photographs(tmp_path: Path) -> None:
     write_photographs(tmp_path, [(64, 64), (40, 80)])
-    samples = recipes._validation(tmp_path, 2)
+    samples = recipes._held_out(("scenes/val", "photos/val"), tmp_path, 2)
     assert {name: len(found) for name, found in samples.items()} == {"scenes": 2, "photos": 2}
     assert len({example.id.split("/")[0] for example in samples["photos"]}) == 2
+    assert [*recipes._held_out(("scenes/val", "photos/val"), None, 2)] == ["scenes"]
+
+
+def test_a_finished_model_is_tuned_to_a_folder(toy_pipeline_folder: Path, tmp_path: Path) -> None:
+    """Without any other data; the held-out part is scored and never trained on."""
+    rows = []
+    for number in range(6):
+        example = Scenes("train", size=64)[number * 4]
+        assert example.mask is not None
+        Image.fromarray(example.image).save(tmp_path / f"{number}.png")
+        Image.fromarray(example.mask).save(tmp_path / f"{number}-mask.png")
+        rows.append({"image": f"{number}.png", "text": example.text, "mask": f"{number}-mask.png"})
+    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    parts = Parts(data=tmp_path, start=toy_pipeline_folder)
+    recipe = toy("finetune")
+    before = recipes._build(recipe, parts)
+    assert isinstance(before, MaskTask)
+    assert [*before.validation] == ["folder"]
+    held_out = {example.id for example in before.validation["folder"]}
+    seen = {sample.id.split("/", 1)[1] for step in range(20) for sample in before.drawn(step)}
+    assert held_out
+    assert not held_out & seen
+    assert run("finetune", tmp_path / "run", parts, recipe=recipe)
+    tuned = load_file(tmp_path / "run/model/transformer/diffusion_pytorch_model.safetensors")
+    start = load_file(toy_pipeline_folder / "transformer/diffusion_pytorch_model.safetensors")
+    assert any(not torch.equal(tuned[name].float(), start[name].float()) for name in tuned)
+
+
+def test_a_cache_needs_an_end(toy_pipeline_folder: Path, tmp_path: Path) -> None:
+    recipe = toy("tiny")
+    recipe = replace(recipe, model=replace(recipe.model, shape=None, epoch_steps=0))
+    with pytest.raises(ValueError, match=r"--override model\.epoch_steps=1000"):
+        recipes.cache("tiny", tmp_path, Parts(start=toy_pipeline_folder), progress=silent, recipe=recipe)
+
+
+def test_the_paper_is_the_paper() -> None:
+    recipe = RECIPES["paper"]()
+    assert isinstance(recipe.model, MaskConfig)
+    loop = recipe.loop
+    assert (loop.steps, loop.learning_rate, loop.final_learning_rate) == (8000, 5e-5, 1e-5)
+    assert recipe.model.segmentation_batch == recipe.model.generation_batch == 512
+    assert recipe.model.segmentation_density == PowerLaw(0.05)
+    changed = {
+        "paper-a-0.1": {"segmentation_density": PowerLaw(0.1)},
+        "paper-a-0.5": {"segmentation_density": PowerLaw(0.5)},
+        "paper-bce-pixels": {"supervision": "bce-pixels"},
+        "paper-bce-linear": {"supervision": "bce-linear"},
+        "paper-no-generation": {"generation_batch": 0},
+        "paper-no-shortcut": {"shortcut": False},
+    }
+    assert {name for name in RECIPES if name.startswith("paper-")} == changed.keys()
+    for name, change in changed.items():
+        ablation = RECIPES[name]()
+        assert ablation.model == replace(recipe.model, **change)
+        assert ablation.loop == loop
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if "tiny" not in name and name != "finetune"])
+def test_what_a_run_of_the_papers_size_costs(name: str) -> None:
+    small = name in ("lora", "low-memory")
+    found = dict(cost(RECIPES[name](), Parts(), processes=1 if small else 8))
+    assert found["parameters"] == "1.42 B"
+    assert float(found["memory per GPU"].removesuffix(" GiB")) < (24 if small else 80)
+    assert (found["trainable parameters"] == "1.42 B") == (name != "lora")
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
+    with pytest.raises(ValueError, match="Got 32 masks a step for 8 processes with 16 micro-batches each"):
+        cost(RECIPES["lora"](), Parts(), processes=8)
+
+
+@contextmanager
+def silent(total: int) -> Iterator[Callable[[int], None]]:
+    yield lambda done: None

@@ -14,16 +14,13 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.training_utils import EMAModel
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from genmask.conditioning import Condition
-from genmask.data.example import Dialogue, Example
-from genmask.data.folder import Folder
-from genmask.data.transforms import resize
+from genmask.data.example import Example
 from genmask.latents import LatentCodec
 from genmask.loading import load_model
 from genmask.model_folder import load_processor
@@ -34,76 +31,28 @@ from genmask.timesteps import PowerLaw
 from genmask.training import checkpoint
 from genmask.training.autoencoder import AutoencoderConfig, AutoencoderTask
 from genmask.training.batches import StepBatches
-from genmask.training.encodings import EncodedStep, EncodedSteps
+from genmask.training.cache import CacheWriter, EncodingCache
 from genmask.training.language import LanguageConfig, LanguageTask
-from genmask.training.loop import LoopConfig, NonFiniteError, TrainingTask, train
-from genmask.training.masks import SUPERVISIONS, ExampleSource, MaskConfig, MaskTask, Step, build_transformer
-from tests.conftest import toy_pipeline
-from tests.toy import toy_processor, toy_vae, toy_vlm
-
-SIZES = ((32, 32), (32, 48))
-LOOP = LoopConfig(
-    steps=5,
-    learning_rate=3e-3,
-    final_learning_rate=1e-3,
-    warmup_steps=2,
-    ema_decay=0.9,
-    num_workers=0,
-    checkpoint_every=2,
-    evaluate_every=4,
-    log_every=3,
-)
+from genmask.training.loop import Evaluation, LoopConfig, NonFiniteError, TrainingTask, train
+from genmask.training.masks import SUPERVISIONS, MaskConfig, MaskTask, TransformerShape, build_transformer
+from genmask.training.parallel import Share
+from genmask.training.samples import Encoding, MicroBatch, Samples
+from genmask.training.whole_steps import WholeSteps, as_one
+from tests.toy import toy_processor, toy_vlm
+from tests.toy_training import LOOP, Rectangles, mask_task
 
 
-class Rectangles:
-    """A bright rectangle on a dark ground, to be found by its colour; a function of the index alone."""
-
-    colours = ("red", "green", "blue")
-
-    def __init__(self, with_ignore: bool = True) -> None:
-        self.with_ignore = with_ignore
-
-    def segmentation(self, index: int, height: int, width: int) -> Example:
-        rng = np.random.default_rng(index)
-        image = rng.integers(0, 60, (height, width, 3), dtype=np.uint8)
-        top, left = rng.integers(height // 2), rng.integers(width // 2)
-        mask = np.zeros((height, width), dtype=bool)
-        mask[top : top + 16, left : left + 16] = True
-        image[mask, index % 3] = 250
-        ignore = np.zeros_like(mask)
-        ignore[:10, :20] = self.with_ignore
-        return Example(image=image, text=f"the {self.colours[index % 3]} mug", mask=mask, ignore=ignore)
-
-    def generation(self, index: int, height: int, width: int) -> Example:
-        found = self.segmentation(index, height, width)
-        return Example(image=found.image, text=f"a {self.colours[index % 3]} mug", task="generation")
-
-    def dialogues(self, index: int) -> list[Dialogue]:
-        image = self.segmentation(index, 32, 32).image
-        return [Dialogue(image=image, question="Which part?", answer=self.colours[index % 3])]
-
-    def __getitem__(self, index: int) -> Example:
-        return self.segmentation(index, 48, 48)
+def batch(task: MaskTask, step: int = 0, share: Share = Share()) -> MicroBatch:  # noqa: B008 (frozen)
+    """The prepared first micro-batch of a step."""
+    return task.prepare([task.batches(share)[step * share.accumulation]])[0]
 
 
-def mask_task(
-    source: ExampleSource | None = None, kept: EncodedSteps | None = None, **config: Any
-) -> MaskTask:
-    source = source or Rectangles()
-    toy = MaskConfig(
-        num_layers=2, num_attention_heads=2, attention_head_dim=12, ffn_dim=48, freq_dim=32, resolution=32,
-        sizes=SIZES, source_weights=(("rectangles", 1.0),), segmentation_batch=4, generation_batch=2,
-        segmentation_density=PowerLaw(0.5),
-    )  # fmt: skip
-    return MaskTask(
-        replace(toy, **config),
-        {"rectangles": source},
-        {"held out": [source.segmentation(1000 + i, 32, 32) for i in range(2)]},
-        vae=toy_vae(),
-        vlm=toy_vlm(),
-        processor=toy_processor(),
-        kept=kept,
-    )
+def losses(task: MaskTask, part: MicroBatch, step: int = 0) -> dict[str, WeightedSum]:
+    """Of both passes."""
+    found: dict[str, WeightedSum] = {}
+    for which in task.passes:
+        found.update(task.losses(task.network, part, step, which, Share(), 0))
+    return found
 
 
 def autoencoder_task() -> AutoencoderTask:
@@ -130,22 +79,24 @@ def files(folder: Path) -> dict[str, bytes]:
     """Everything that a run leaves behind, to the bit; of the log, what does not depend on the clock."""
     found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     found.pop("log.jsonl")
-    (optimizers,) = [name for name in found if name.endswith("optimizers.pt")]
-    states = torch.load(
-        folder / optimizers, weights_only=True
-    )  # as numbers: pickles of equal states may differ
-    found[optimizers] = b"".join(
-        value.numpy().tobytes()
-        for state in states
-        for moments in state["state"].values()
-        for value in moments.values()
-    )
+    for checkpoint_file in [
+        name for name in found if name.startswith("checkpoints") and name.endswith(".safetensors")
+    ]:
+        tensors = load_file(folder / checkpoint_file)  # by name: their order in the file is the writer's
+        found[checkpoint_file] = b"".join(
+            name.encode() + tensors[name].numpy().tobytes() for name in sorted(tensors)
+        )
     return found
+
+
+def saved(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint."""
+    return {name: x for path in folder.glob("*.safetensors") for name, x in load_file(path).items()}
 
 
 def log(folder: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in lines]
+    return [{k: v for k, v in line.items() if k not in ("steps_per_second", "mfu")} for line in lines]
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -158,28 +109,17 @@ def test_an_interrupted_run_equals_an_uninterrupted_one_to_the_bit(name: str, tm
     assert sittings == config.steps
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
     assert log(tmp_path / "parts") == log(tmp_path / "whole")
-    weights = load_file(tmp_path / "whole" / "checkpoints" / "step-000000005" / "modules.safetensors")
+    weights = saved(tmp_path / "whole" / "checkpoints" / "step-000000005")
     assert {value.dtype for value in weights.values()} == {torch.float32}  # though it computes in bfloat16
     assert [line["step"] for line in log(tmp_path / "whole")] == [3, 4, 5, 5]
 
 
-def test_an_interrupted_run_on_samples_that_come_again_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    def task(name: str) -> MaskTask:
-        return mask_task(kept=EncodedSteps(tmp_path / name), epoch_steps=2)
-
-    train(task("kept"), LOOP, tmp_path / "whole")
-    while not train(task("kept in parts"), LOOP, tmp_path / "parts", max_seconds=0):
-        pass
-    assert files(tmp_path / "parts") == files(tmp_path / "whole")
-    assert log(tmp_path / "parts") == log(tmp_path / "whole")
-
-
 def test_a_killed_run_goes_on_from_its_last_checkpoint_to_the_same_end(tmp_path: Path) -> None:
     class Killed(AutoencoderTask):
-        def losses(self, batch: Tensor, step: int) -> dict[str, WeightedSum]:
+        def losses(self, network: nn.Module, batch: Any, step: int, *rest: Any) -> dict[str, WeightedSum]:
             if step == 3:
                 raise KeyboardInterrupt
-            return super().losses(batch, step)
+            return super().losses(network, batch, step, *rest)
 
     config = replace(LOOP, log_every=1)
     train(autoencoder_task(), config, tmp_path / "whole")
@@ -247,10 +187,10 @@ def test_a_killed_save_leaves_the_older_checkpoint(tmp_path: Path, monkeypatch: 
     checkpoint.save(tmp_path, *state(seed=0), 1, {})
     whole = {path.name: path.read_bytes() for path in (tmp_path / "step-000000001").iterdir()}
 
-    def killed(*args: object) -> None:
+    def killed(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    for moment in ("save_file", "os.replace"):  # half-way through the writing, and just before it is named
+    for moment in ("dcp.save", "os.replace"):  # half-way through the writing, and just before it is named
         with monkeypatch.context() as patch:
             patch.setattr(f"genmask.training.checkpoint.{moment}", killed)
             with pytest.raises(KeyboardInterrupt):
@@ -286,7 +226,7 @@ def test_the_paper_is_the_default() -> None:
         ({"steps": 0}, "must be positive"),
         ({"log_every": 0}, "must be positive"),
         ({"mixed_precision": "fp8"}, "expected 'bf16' or 'no'"),
-        ({"optimizer": "sgd"}, "expected one of adamw, muon"),
+        ({"optimizer": "sgd"}, "expected one of adamw, adamw-8bit, muon"),
     ],
 )
 def test_an_impossible_loop_is_refused(wrong: dict[str, Any], message: str) -> None:
@@ -294,27 +234,29 @@ def test_an_impossible_loop_is_refused(wrong: dict[str, Any], message: str) -> N
         LoopConfig(**{"steps": 1, **wrong})
 
 
-class Line:
+class Line(WholeSteps):
     """Fits one number, until its loss or only its gradient is not finite."""
+
+    names_of_losses = ("distance",)
 
     def __init__(self, breaks_at: int, in_gradient: bool) -> None:
         self.weight = nn.Parameter(torch.ones(1, 1))
-        self.modules = nn.ModuleDict({"line": nn.ParameterList([self.weight])})
+        self.network = nn.ParameterDict({"weight": self.weight})
         self.frozen = nn.ModuleDict()
         self.breaks_at, self.in_gradient = breaks_at, in_gradient
 
-    def batches(self) -> Dataset:
+    def batches(self, share: Share) -> Dataset:
         return StepBatches(lambda step: torch.tensor(float(step)))
 
-    def losses(self, batch: Tensor, step: int) -> dict[str, WeightedSum]:
+    def losses(self, network: nn.Module, batch: Tensor, step: int, *rest: Any) -> dict[str, WeightedSum]:
         total = self.weight.square().sum()
         if step == self.breaks_at:
             zero = self.weight.sum() * 0
             total = total + (zero.abs().sqrt() if self.in_gradient else zero.log())
-        return {"distance": WeightedSum(total, torch.tensor(1.0))}
+        return {"distance": as_one(total)}
 
-    def evaluate(self) -> dict[str, float]:
-        return {}
+    def evaluate(self, share: Share) -> Evaluation:
+        return Evaluation(scores={})
 
     def save(self, folder: Path) -> None:
         folder.mkdir()
@@ -327,13 +269,13 @@ def test_what_is_not_finite_stops_before_the_update(in_gradient: bool, named: st
     healthy = Line(breaks_at=100, in_gradient=in_gradient)
     train(healthy, replace(LOOP, steps=4, checkpoint_every=4), tmp_path / "healthy")
     broken = Line(breaks_at=4, in_gradient=in_gradient)
-    with pytest.raises(NonFiniteError, match=f"{named} at step 4; the last good state is in .*checkpoints"):
+    with pytest.raises(NonFiniteError, match=f"{named} at step 4.*; the last good state is in .*checkpoints"):
         train(broken, replace(LOOP, warmup_steps=0, learning_rate=1e-2), tmp_path / "broken")
     assert torch.isfinite(broken.weight).all()
     newest = checkpoint.latest(tmp_path / "broken" / "checkpoints")
     assert newest is not None
     assert newest.name == "step-000000004"
-    assert torch.equal(load_file(newest / "modules.safetensors")["line.0"], broken.weight.detach())
+    assert torch.equal(saved(newest)["network/weight"], broken.weight.detach())
     assert not (tmp_path / "broken" / "model").exists()
 
 
@@ -349,11 +291,11 @@ def same(left: Any, right: Any) -> bool:
 @pytest.mark.parametrize("name", TASKS)
 def test_batches_are_a_function_of_the_step_alone(name: str) -> None:
     task = TASKS[name]()
-    alone = [TASKS[name]().batches()[step] for step in (5, 6, 7)]
-    assert same(alone[0], task.batches()[5])
+    alone = [TASKS[name]().batches(Share())[step] for step in (5, 6, 7)]
+    assert same(alone[0], task.batches(Share())[5])
     assert not same(alone[0], alone[2])
     for workers in (0, 1, 2) if name == "masks" else (0,):
-        loader = DataLoader(task.batches(), batch_size=None, sampler=range(5, 8), num_workers=workers)
+        loader = DataLoader(task.batches(Share()), batch_size=None, sampler=range(5, 8), num_workers=workers)
         assert all(map(same, loader, alone))
 
 
@@ -373,39 +315,42 @@ def test_noise_depends_on_the_sample_alone() -> None:
         assert other[1][0] != t[2]
 
 
-def loss(task: MaskTask, batch: Step, name: str = "segmentation") -> Tensor:
-    total, weight = task.losses(batch, 0)[name]
-    return total / weight
-
-
 def test_the_loss_of_a_sample_does_not_depend_on_its_batch() -> None:
     """Of a step of four samples, and of four steps of one: the sums agree."""
     together, alone = mask_task(generation_batch=0, sizes=((32, 32),)), []
     for index in range(4):
         task = mask_task(generation_batch=0, sizes=((32, 32),), segmentation_batch=1)
-        alone.append(task.losses(task.batches()[index], index)["segmentation"])
-    total, weight = together.losses(together.batches()[0], 0)["segmentation"]
-    assert weight == sum(part.weight for part in alone)
-    torch.testing.assert_close(total, sum(part.total for part in alone), rtol=1e-5, atol=0)
+        alone.append(losses(task, batch(task, index), index)["segmentation"])
+    total, weight = losses(together, batch(together))["segmentation"]
+    torch.testing.assert_close(weight, torch.cat([part.weight for part in alone]), rtol=0, atol=0)
+    torch.testing.assert_close(total, torch.cat([part.total for part in alone]), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("supervision", SUPERVISIONS)
+def test_what_a_step_weighs_is_known_before_its_losses(supervision: str) -> None:
+    task = mask_task(supervision=supervision)
+    part = batch(task)
+    found = {name: float(loss.weight.sum()) for name, loss in losses(task, part).items()}
+    assert task.weights(part) == found
 
 
 @pytest.mark.parametrize("supervision", SUPERVISIONS)
 def test_each_supervision_learns_a_batch_by_heart_and_touches_nothing_frozen(supervision: str) -> None:
     task = mask_task(supervision=supervision, segmentation_density=PowerLaw(0.0))
     frozen = {name: value.clone() for name, value in task.frozen.state_dict().items()}
-    batch = task.batches()[0]
-    optimizer = torch.optim.AdamW(task.modules.parameters(), lr=1e-2)
+    part = batch(task)
+    optimizer = torch.optim.AdamW(task.network.parameters(), lr=1e-2)
     values = []
     for _ in range(30):
-        losses = {name: total / weight for name, (total, weight) in task.losses(batch, 0).items()}
-        values.append({name: float(value.detach()) for name, value in losses.items()})
+        means = {name: loss.mean() for name, loss in losses(task, part).items()}
+        values.append({name: float(value.detach()) for name, value in means.items()})
         optimizer.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
+        torch.stack(list(means.values())).sum().backward()
         optimizer.step()
     for name in ("segmentation", "generation"):
         assert values[-1][name] < 0.95 * values[0][name]
-    assert set(task.modules) == {"transformer"} | ({"mask_head"} if supervision == "bce-linear" else set())
-    assert all(p.grad is not None for p in task.modules.parameters())
+    assert (task.network.mask_head is not None) == (supervision == "bce-linear")
+    assert all(p.grad is not None for p in task.network.parameters())
     assert all(p.grad is None and not p.requires_grad for p in task.frozen.parameters())
     assert all(torch.equal(value, frozen[name]) for name, value in task.frozen.state_dict().items())
 
@@ -416,8 +361,8 @@ def test_an_unknown_supervision_lists_the_known() -> None:
 
 
 def test_a_source_without_a_share_is_refused() -> None:
-    with pytest.raises(ValueError, match="'rectangles' without a share in source_weights"):
-        mask_task(source_weights=(("scenes", 1.0),))
+    with pytest.raises(ValueError, match="'rectangles' without a share in segmentation_sources"):
+        mask_task(segmentation_sources=(("scenes", 1.0),))
 
 
 def test_the_condition_is_that_of_the_prompt_alone() -> None:
@@ -430,7 +375,7 @@ def test_the_condition_is_that_of_the_prompt_alone() -> None:
 
     task = mask_task(generation_batch=0)
     task.transformer.register_forward_pre_hook(watch, with_kwargs=True)
-    task.losses(task.batches()[0], 0)
+    losses(task, batch(task))
     examples = [Rectangles().segmentation(i, 32, 32) for i in range(4)]
     plain = task.encoder.encode_segmentation([e.image for e in examples], [e.text for e in examples])
     (condition,) = seen
@@ -438,56 +383,88 @@ def test_the_condition_is_that_of_the_prompt_alone() -> None:
     assert torch.equal(condition.hidden_states, plain.hidden_states)
 
 
-def test_samples_that_come_again_are_encoded_once_and_noised_anew(tmp_path: Path) -> None:
-    task = mask_task(kept=EncodedSteps(tmp_path), epoch_steps=2)
+def test_samples_that_come_again_are_noised_anew() -> None:
+    task = mask_task(epoch_steps=2)
     nn.init.normal_(task.transformer.proj_out.weight)
-    batches = task.batches()
-    drawn = batches[3]
-    assert isinstance(drawn, Step)
-    assert drawn.segmentation.images.shape[1:3] == SIZES[1]
-    first = task.losses(drawn, 3)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000000001.safetensors"]
-    again = batches[5]
-    assert isinstance(again, EncodedStep)
-    assert task.losses(again, 3) == first
-    assert task.losses(again, 5) != first
-    assert isinstance(batches[4], Step)
+    batches = task.batches(Share())
+    assert same(batches[3], batches[1])
+    assert not same(mask_task().batches(Share())[3], batches[1])
+    (part,) = task.prepare([batches[1]])
+    first, again = losses(task, part, 1)["segmentation"], losses(task, part, 3)["segmentation"]
+    assert not torch.equal(first.total, again.total)
 
-    endless = mask_task()
-    endless.transformer.load_state_dict(task.transformer.state_dict())
-    assert endless.losses(endless.batches()[1], 3) == first
-    assert not same(endless.batches()[3], drawn)
+
+def test_a_cache_stands_in_for_vae_and_vlm_to_the_bit(tmp_path: Path) -> None:
+    plain = mask_task(epoch_steps=2)
+    with CacheWriter(tmp_path, "toy") as writer:
+        for step in range(2):
+            drawn = plain.drawn(step)
+            for sample, encoded in zip(drawn, plain.encode(drawn), strict=True):
+                writer.add(plain.key(sample), encoded)
+    cached = mask_task(epoch_steps=2, cache=EncodingCache(tmp_path, "toy"))
+    cached.vae = cached.vlm = cached.codec = cached.encoder = None  # type: ignore[assignment]
+    for step in range(3):
+        drawn_part = cached.batches(Share())[step]
+        assert isinstance(drawn_part.segmentation, Encoding)
+        assert isinstance(drawn_part.generation, Encoding)
+        ours, theirs = (
+            losses(cached, *[cached.prepare([drawn_part])[0]], step),
+            losses(plain, batch(plain, step), step),
+        )
+        for name, loss in theirs.items():
+            torch.testing.assert_close(ours[name].total, loss.total, rtol=1e-6, atol=0)
+            assert torch.equal(ours[name].weight, loss.weight)
+    with pytest.raises(ValueError, match="genmask cache"):
+        mask_task(cache=EncodingCache(tmp_path, "toy")).batches(Share())[2]
 
 
 def test_a_sample_weighs_the_same_in_both_tasks() -> None:
     task = mask_task()
     nn.init.normal_(task.transformer.proj_out.weight)
-    batch = task.batches()[0]
-    assert batch.generation is not None
-    encoded = task._encode(batch, 0).generation
-    total, weight = task.losses(batch, 0)["generation"]
-    alone, alone_weight = task._generation_loss(encoded, 0)
-    assert weight == alone_weight
-    assert total == alone * 2 / 4
+    part = batch(task)
+    assert isinstance(part.generation, Encoding)
+    total, weight = losses(task, part)["generation"]
+    alone, alone_weight = task._generation_loss(task.network, part.generation, range(2))
+    assert torch.equal(weight, alone_weight)
+    assert torch.equal(total, alone * 2 / 4)
 
 
-def test_encodings_are_kept_in_the_precision_that_they_are_used_in(tmp_path: Path) -> None:
-    task = mask_task(kept=EncodedSteps(tmp_path), epoch_steps=2)
-    nn.init.normal_(task.transformer.proj_out.weight)
-    with torch.autocast("cpu", torch.bfloat16):
-        first = task.losses(task.batches()[0], 0)
-        kept = task.batches()[0]
-        assert task.losses(kept, 0) == first
-    assert isinstance(kept, EncodedStep)
-    assert kept.segmentation.condition.hidden_states.dtype == torch.bfloat16
-    assert kept.segmentation.x0.dtype == torch.float32
+@pytest.mark.parametrize(
+    "parts", [Share(world_size=2), Share(world_size=3), Share(world_size=2, accumulation=2)]
+)
+def test_a_step_is_the_same_samples_however_it_is_shared_out(parts: Share) -> None:
+    """Ids, noise and noise levels; sizes that do not divide included."""
+    task = mask_task(segmentation_batch=7, generation_batch=5)
+    whole = task.batches(Share())[1]
+    found: dict[str, list[str]] = {"segmentation": [], "generation": []}
+    for micro in range(parts.accumulation):
+        for rank in range(parts.world_size):
+            share = replace(parts, rank=rank)
+            part = task.batches(share)[1 * parts.accumulation + micro]
+            for name, ids in found.items():
+                ids.extend(getattr(part, name).ids)
+            assert share.locate(1 * parts.accumulation + micro) == (1, micro)
+    assert found == {name: list(getattr(whole, name).ids) for name in found}
+    with pytest.raises(ValueError, match="Got 7 masks a step for 8 processes"):
+        task.batches(Share(world_size=8))
 
 
-def test_samples_come_again_only_with_a_place_to_keep_them(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="epoch_steps=2 and no folder"):
-        mask_task(epoch_steps=2)
-    with pytest.raises(ValueError, match="epoch_steps=0 and a folder"):
-        mask_task(kept=EncodedSteps(tmp_path))
+def test_a_transformer_without_the_shortcut_is_used_as_it_was_trained(tmp_path: Path) -> None:
+    """Table 6: one frame in training and in use, from the same noise to the same mask."""
+    task = mask_task(shortcut=False, generation_batch=0)
+    nn.init.normal_(task.transformer.proj_out.weight, std=0.1)
+    frames: list[int] = []
+    task.transformer.register_forward_pre_hook(
+        lambda module, args, inputs: frames.append(inputs["hidden_states"].shape[2]), with_kwargs=True
+    )
+    losses(task, batch(task))
+    example = Rectangles().segmentation(0, 32, 32)
+    answer = task.pipeline().segment(example.image, example.text)
+    assert frames == [1, 1]
+    task.pipeline().save_pretrained(tmp_path)
+    loaded = GenMaskPipeline.from_pretrained(tmp_path)
+    assert not loaded.config.shortcut
+    assert np.allclose(loaded.segment(example.image, example.text).soft_mask, answer.soft_mask, atol=1e-5)
 
 
 @pytest.mark.parametrize("supervision", SUPERVISIONS)
@@ -500,26 +477,27 @@ def test_what_the_mask_says_under_ignore_changes_no_loss(supervision: str) -> No
             scribble = np.random.default_rng(index).random((height, width)) > 0.5
             return replace(example, mask=np.where(example.ignore, scribble, example.mask))
 
-    losses = []
+    found = []
     for source in (Rectangles(), Scribbled(), Rectangles(with_ignore=False)):
         task = mask_task(source, supervision=supervision)
         nn.init.normal_(task.transformer.proj_out.weight)
-        losses.append({name: sum_.total.item() for name, sum_ in task.losses(task.batches()[0], 0).items()})
-    assert losses[0] == losses[1]
-    assert losses[0]["segmentation"] != losses[2]["segmentation"]
+        found.append({name: float(loss.mean()) for name, loss in losses(task, batch(task)).items()})
+    assert found[0] == found[1]
+    assert found[0]["segmentation"] != found[2]["segmentation"]
 
 
 def test_a_share_of_captions_is_dropped_for_guidance_and_no_instruction_is() -> None:
     task = mask_task(generation_batch=40, condition_dropout=0.25)
-    batch = task.batches()[0]
-    assert batch.generation is not None
+    drawn = task.batches(Share())[0]
+    assert isinstance(drawn.generation, Samples)
+    assert isinstance(drawn.segmentation, Samples)
     empty = toy_processor().prepare([""]).prompt_lengths
-    assert 3 <= int((batch.generation.prompts.prompt_lengths == empty).sum()) <= 17
+    assert 3 <= int((drawn.generation.prompts.prompt_lengths == empty).sum()) <= 17
     examples = [Rectangles().segmentation(i, 32, 32) for i in range(4)]
     prompts = toy_processor().prepare(
         [segmentation_prompt(e.text) for e in examples], [e.image for e in examples]
     )
-    assert same(prompts.input_ids, batch.segmentation.prompts.input_ids)
+    assert same(prompts.input_ids, drawn.segmentation.prompts.input_ids)
 
 
 @pytest.mark.parametrize("supervision", ["mse", "bce-linear"])
@@ -545,50 +523,17 @@ def test_a_finished_run_is_a_model_in_bfloat16(supervision: str, tmp_path: Path)
         assert pipeline.segment(example.image, example.text, decoder=decoder).mask.shape == (40, 60)
 
 
-def test_a_folder_of_ones_own_goes_on_from_a_model(tmp_path: Path) -> None:
-    """As docs/training.md shows it: masks alone, from a source that can do nothing else."""
-
-    class Own:
-        def __init__(self, root: Path) -> None:
-            self.folder = Folder(root)
-
-        def segmentation(self, index: int, height: int, width: int) -> Example:
-            return resize(self.folder[index % len(self.folder)], height, width)
-
-    example = Rectangles().segmentation(0, 40, 56)
-    assert example.mask is not None
-    Image.fromarray(example.image).save(tmp_path / "mug.png")
-    Image.fromarray(example.mask).save(tmp_path / "mask.png")
-    row = {"image": "mug.png", "text": "the red mug", "mask": "mask.png"}
-    (tmp_path / "captions.jsonl").write_text(json.dumps(row))
-    pipeline = toy_pipeline()
-    source: Any = Own(tmp_path)
-    task = mask_task(source, generation_batch=0)
-    task.transformer.load_state_dict(pipeline.transformer.state_dict())
-    before = float(loss(task, task.batches()[0]).detach())
-    train(task, replace(LOOP, steps=20, log_every=20, ema_decay=None), tmp_path / "run")
-    assert log(tmp_path / "run")[-2]["segmentation"] < before
-    assert (
-        GenMaskPipeline.from_pretrained(tmp_path / "run" / "model").segment(example.image, "the red mug").text
-    )
-
-
 def test_the_moving_average_is_what_is_saved(tmp_path: Path) -> None:
     train(language_task(), replace(LOOP, ema_decay=0.5), tmp_path)
     newest = checkpoint.latest(tmp_path / "checkpoints")
     assert newest is not None
-    average = list(load_file(newest / "ema.safetensors").values())
-    task = language_task()
-    saved = load_model(type(task.vlm), tmp_path / "model")
-    assert len(average) == len(list(saved.parameters())) + len(list(task.recall.parameters()))
-    for expected, (name, value) in zip(
-        average, saved.named_parameters(), strict=False
-    ):  # the recall head is last
-        assert torch.equal(value, expected.to(torch.bfloat16)), name
-    weights = load_file(newest / "modules.safetensors")
+    found = saved(newest)
+    model = load_model(type(language_task().vlm), tmp_path / "model")
+    for name, value in model.named_parameters():
+        assert torch.equal(value, found[f"ema/vlm.{name}"].to(torch.bfloat16)), name
     assert any(
-        not torch.equal(value, weights[f"vlm.{name}"].to(torch.bfloat16))
-        for name, value in saved.named_parameters()
+        not torch.equal(value, found[f"network/vlm.{name}"].to(torch.bfloat16))
+        for name, value in model.named_parameters()
     )
     assert load_processor(tmp_path / "model").tokenizer.get_vocab() == toy_processor().tokenizer.get_vocab()
 
@@ -616,17 +561,16 @@ def test_a_picture_smaller_than_the_crop_is_enlarged() -> None:
             return self.segmentation(index, 16, 80)
 
     task = AutoencoderTask(AutoencoderConfig(base_dim=4, crop=32, batch_size=4), [Narrow()], {})
-    assert task.batches()[0].shape == (4, 3, 32, 32)
+    assert task.batches(Share())[0].shape == (4, 3, 32, 32)
 
 
-def test_the_language_task_makes_the_last_layer_remember_its_words():
+def test_the_language_task_makes_the_last_layer_remember_its_words() -> None:
     task = language_task()
-    batch = task._dialogues(0)
-    optimizer = torch.optim.AdamW(task.modules.parameters(), lr=1e-2)
+    prompts = task._dialogues(0)
+    optimizer = torch.optim.AdamW(task.network.parameters(), lr=1e-2)
     recalled = []
     for _ in range(30):
-        loss = task.losses(batch, 0)["recall"]
-        mean = loss.total / loss.weight
+        mean = task.losses(task.network, prompts, 0, "step", Share(), 0)["recall"].mean()
         recalled.append(float(mean.detach()))
         mean.backward()
         assert task.vlm.model.language_model.layers[0].self_attn.q_proj.weight.grad is not None
@@ -637,7 +581,7 @@ def test_the_language_task_makes_the_last_layer_remember_its_words():
 
 
 def test_the_text_enters_a_fresh_transformer_at_the_size_of_everything_else():
-    transformer = build_transformer(MaskConfig(num_layers=2), text_dim=256)
+    transformer = build_transformer(TransformerShape(num_layers=2), text_dim=256)
     sizes = {}
     for name in ("attn1", "attn2"):
         module = getattr(transformer.blocks[0], name)

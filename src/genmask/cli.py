@@ -1,4 +1,6 @@
-"""The shell commands: genmask segment | generate | evaluate | data | train | convert. Arguments in, exit code out.
+"""The shell commands: genmask segment | generate | evaluate | data | train | cache | convert.
+
+Arguments in, exit code out.
 
 Exit code 0: done. 2: the user can fix it; one line on stderr says what was given, what was expected and what
 to do. 1: a fault of ours, with its traceback.
@@ -19,6 +21,7 @@ from typing import Any
 import tyro
 
 import genmask
+from genmask.commands.cache import Cache
 from genmask.commands.convert import Convert
 from genmask.commands.data import Data
 from genmask.commands.evaluate import Evaluate
@@ -33,6 +36,7 @@ COMMANDS: dict[str, Any] = {
     "evaluate": Evaluate,
     "data": Data,
     "train": Train,
+    "cache": Cache,
     "convert": Convert,
 }
 

@@ -7,6 +7,7 @@ parameter. Here it is an error that names the key. Pickled weights are never rea
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 from collections.abc import Collection, Iterator
@@ -156,6 +157,15 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelFolderError(f"Got {file} that holds a {type(content).__name__}, expected a JSON object.")
     return content
+
+
+def count_parameters(folder: Path) -> int:
+    """Of the network in `folder`, from the headers of its files; ModelFolderError as for `load_model`."""
+    count = 0
+    for file in _weight_files(folder):
+        with _opened(file) as tensors:
+            count += sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
+    return count
 
 
 def _weight_files(folder: Path) -> list[Path]:

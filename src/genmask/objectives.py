@@ -5,8 +5,8 @@
     t    noise level in [0, 1], 1 pure noise    (B,)
     v    velocity, what the network predicts    (B, C, h, w)
 
-Every loss comes back as a weighted sum and the sum of its weights: the mean is taken once, over all ranks and
-micro-batches of a step.
+Every loss comes back as the weighted sums and the sums of the weights of its samples: the mean is taken once, over all
+processes and micro-batches of a step.
 """
 
 from __future__ import annotations
@@ -23,10 +23,15 @@ PIXEL_LOGIT_SCALE = 5.0
 
 
 class WeightedSum(NamedTuple):
-    """A loss as `total / weight`."""
+    """A loss as `total.sum() / weight.sum()`, with both by sample."""
 
     total: Tensor
+    """(B,)"""
     weight: Tensor
+    """(B,)"""
+
+    def mean(self) -> Tensor:
+        return self.total.sum() / self.weight.sum().clamp_min(1e-8)
 
 
 def interpolate(x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
@@ -66,14 +71,9 @@ def bce_pixel_loss(
     return _cross_entropy(PIXEL_LOGIT_SCALE * grey, mask, ignore)
 
 
-def bce_linear_loss(
-    x0_hat: Tensor, mask: Tensor, project: Callable[[Tensor], Tensor], ignore: Tensor | None = None
-) -> WeightedSum:
-    """Binary cross-entropy after a learnable linear map from each latent cell to its block of pixel logits.
-
-    project: (B, C, h, w) -> logits (B, H, W); no VAE decoder.
-    """
-    return _cross_entropy(project(x0_hat), mask, ignore)
+def bce_linear_loss(logits: Tensor, mask: Tensor, ignore: Tensor | None = None) -> WeightedSum:
+    """Binary cross-entropy of the logits (B, H, W) that a learnable linear map makes of x0_hat; no VAE decoder."""
+    return _cross_entropy(logits, mask, ignore)
 
 
 def _cross_entropy(logits: Tensor, mask: Tensor, ignore: Tensor | None) -> WeightedSum:
@@ -82,7 +82,5 @@ def _cross_entropy(logits: Tensor, mask: Tensor, ignore: Tensor | None) -> Weigh
 
 
 def _weighted(error: Tensor, weight: Tensor | None) -> WeightedSum:
-    if weight is None:
-        return WeightedSum(error.sum(), torch.tensor(float(error.numel()), device=error.device))
-    weight = weight.expand_as(error)
-    return WeightedSum((weight * error).sum(), weight.sum())
+    weight = torch.ones_like(error) if weight is None else weight.expand_as(error)
+    return WeightedSum((weight * error).flatten(1).sum(dim=1), weight.flatten(1).sum(dim=1))

@@ -43,6 +43,8 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         scheduler: the noise levels of an inference of several steps.
         mask_head: latents -> mask without the VAE; only models trained with the third supervision have one.
         resolution: pictures are processed at `resolution ** 2` pixels, in their own aspect ratio.
+        shortcut: whether the picture's latents are a frame of the transformer's input; False for models trained
+            without (Table 6), to which the VLM alone tells what the picture shows.
     """
 
     model_cpu_offload_seq = "vlm->transformer->vae"
@@ -67,6 +69,7 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         scheduler: FlowMatchEulerDiscreteScheduler,
         mask_head: LinearMaskHead | None = None,
         resolution: int = 512,
+        shortcut: bool = True,
     ) -> None:
         super().__init__()
         LatentCodec(vae)  # refuses a VAE of another layout
@@ -91,7 +94,7 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             scheduler=scheduler,
             mask_head=mask_head,
         )
-        self.register_to_config(resolution=resolution)
+        self.register_to_config(resolution=resolution, shortcut=shortcut)
 
     @classmethod
     def from_pretrained(
@@ -140,6 +143,7 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             scheduler=FlowMatchEulerDiscreteScheduler.from_config(scheduler_config),
             mask_head=mask_head,
             resolution=index.get("resolution", 512),
+            shortcut=index.get("shortcut", True),
         )
         return pipeline if device is None else pipeline.to(device)
 
@@ -294,6 +298,8 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         """The mean of x0_hat over noises (n, 16, h, w); picture: its latents (B, 16, h, w), a frame at t = 0."""
 
         def velocity(x_t: Tensor, timestep: Tensor) -> Tensor:
+            if not self.config.shortcut:
+                return self._velocity(x_t.unsqueeze(2), timestep.expand(len(x_t), 1), condition)[:, :, 0]
             frames = torch.stack([picture, x_t], dim=2)  # (B, 16, 2, h, w)
             times = torch.stack([torch.zeros_like(timestep), timestep]).expand(len(frames), 2)
             return self._velocity(frames, times, condition)[:, :, 1]

@@ -7,6 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from genmask.data.regions import Regions
+
 Task = Literal["segmentation", "generation"]
 
 
@@ -22,6 +24,8 @@ class Example:
     """(H, W) bool, True on the target; all False where the target is absent; None for generation."""
     ignore: np.ndarray | None = None
     """(H, W) bool, True where no label is known: such pixels count neither in the loss nor in a score."""
+    regions: Regions | None = None
+    """What is where in the whole picture, for sources that know and are asked."""
     task: Task = "segmentation"
     source: str = ""
     """Name of the data set ("scenes", "photos/animals")."""

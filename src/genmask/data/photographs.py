@@ -40,6 +40,7 @@ from genmask.data.photograph_index import (
     resize_labels,
 )
 from genmask.data.phrases import caption, existence_question, plain_phrase, surely_absent, varied_phrase
+from genmask.data.regions import IS, IS_NOT, UNKNOWN, Regions
 from genmask.images import open_image, processing_size
 
 Split = Literal["train", "val"]
@@ -110,6 +111,8 @@ class Photographs:
         self.pairs = [(row, label) for row, photo in enumerate(self.photographs) for label in photo.classes]
         """Every (row of `photographs`, class id)."""
         self._class_names = {folder.name: list(read_classes(folder).values()) for folder in folders}
+        self.concepts = sorted({name for names in self._class_names.values() for name in names})
+        """Class names of all sources: the columns of `Regions.table`."""
         self._counts = Counter((self.photographs[row].source, label) for row, label in self.pairs)
         self._cache: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._absent: dict[int, tuple[list[str], list[str]]] = {}
@@ -226,10 +229,25 @@ class Photographs:
             text=text,
             mask=np.zeros(labels.shape, dtype=bool) if label is None else labels == label,
             ignore=unlabelled if unlabelled is not None and unlabelled.any() else None,
+            regions=self._regions(row, labels),
             source=f"photos/{photo.source}",
             id=f"{photo.id}/{name}",
             kind=name,
         )
+
+    def _regions(self, row: int, labels: np.ndarray) -> Regions:
+        """Every class of the photograph; of other sources' classes nothing is known."""
+        photo = self.photographs[row]
+        columns = {name: self.concepts.index(name) for name in self._class_names[photo.source]}
+        table = np.full((1 + len(photo.classes), len(self.concepts)), UNKNOWN, dtype=np.int8)
+        table[:, list(columns.values())] = IS_NOT
+        if photo.source in UNLABELLED_IS_IGNORED:
+            table[0] = UNKNOWN
+        rows = np.zeros(256, dtype=np.uint8)
+        for region, (label, name) in enumerate(photo.classes.items(), start=1):
+            rows[label] = region
+            table[region, columns[name]] = IS
+        return Regions(labels=rows[labels], table=table)
 
     def _load(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """Picture (H, W, 3) and labels (H, W), both uint8."""

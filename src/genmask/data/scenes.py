@@ -6,10 +6,15 @@ import operator
 from random import Random
 from typing import Literal
 
+import numpy as np
+
+from genmask.data.composition import AREAS, COLOURS
 from genmask.data.dialogues import caption, dialogues
 from genmask.data.drawing import Scene, draw_scene
 from genmask.data.example import Dialogue, Example
 from genmask.data.expressions import Expression, expressions
+from genmask.data.regions import IS, IS_NOT, Regions
+from genmask.data.shapes import SHAPES
 
 
 class Scenes:
@@ -27,6 +32,8 @@ class Scenes:
     """
 
     EXPRESSIONS_PER_SCENE = 4
+    CONCEPTS = (*SHAPES, *COLOURS, *AREAS)
+    """Categories, colours and sizes: the columns of `Regions.table`."""
 
     def __init__(
         self,
@@ -57,6 +64,7 @@ class Scenes:
             image=scene.image.copy(),
             text=expression.text,
             mask=scene.mask(expression.targets),
+            regions=_regions(scene),
             source="scenes",
             id=f"{self.split}/{index:06d}",
             kind=expression.kind,
@@ -69,6 +77,10 @@ class Scenes:
     def expression(self, index: int) -> Expression:
         """The meaning of an index's sentence and the objects that it names."""
         return self._draw(index)[1][index % self.EXPRESSIONS_PER_SCENE]
+
+    def recognition(self, number: int) -> Example:
+        scene = draw_scene(self._stream("scene", number), self.size)
+        return Example(image=scene.image, text="", mask=None, task="generation", regions=_regions(scene))
 
     def caption(self, index: int) -> Example:
         """The index's picture with a caption, for text-to-image."""
@@ -100,3 +112,14 @@ class Scenes:
             scene = draw_scene(rng, self.size)
             self._cached = (number, scene, expressions(scene, rng, self.EXPRESSIONS_PER_SCENE))
         return self._cached[1], self._cached[2]
+
+
+def _regions(scene: Scene) -> Regions:
+    """The background, then every object."""
+    labels = np.zeros(scene.image.shape[:2], dtype=np.uint8)
+    table = np.full((1 + len(scene.objects), len(Scenes.CONCEPTS)), IS_NOT, dtype=np.int8)
+    for row, thing in enumerate(scene.objects, start=1):
+        labels[thing.mask] = row
+        for word in (thing.category, thing.colour, thing.size):
+            table[row, Scenes.CONCEPTS.index(word)] = IS
+    return Regions(labels=labels, table=table)

@@ -26,6 +26,7 @@ def resize(example: Example, height: int, width: int) -> Example:
         image=np.asarray(image),
         mask=None if example.mask is None else resize_mask(example.mask, height, width),
         ignore=None if example.ignore is None else _any_in_cell(example.ignore, height, width),
+        regions=None if example.regions is None else example.regions.resize(height, width),
     )
 
 
@@ -55,6 +56,7 @@ def crop(example: Example, top: int, left: int, height: int, width: int) -> Exam
         image=example.image[window],
         mask=None if example.mask is None else example.mask[window],
         ignore=None if example.ignore is None else example.ignore[window],
+        regions=None if example.regions is None else example.regions.crop(window),
     )
 
 
@@ -102,6 +104,7 @@ def horizontal_flip(example: Example) -> Example:
         image=np.ascontiguousarray(example.image[:, ::-1]),
         mask=None if example.mask is None else np.ascontiguousarray(example.mask[:, ::-1]),
         ignore=None if example.ignore is None else np.ascontiguousarray(example.ignore[:, ::-1]),
+        regions=None if example.regions is None else example.regions.horizontal_flip(),
         text=swap_left_right(example.text),
     )
 

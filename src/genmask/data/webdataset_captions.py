@@ -110,7 +110,7 @@ class WebDatasetCaptions(IterableDataset[Example]):
                 # Before the sample is looked at: what is damaged is behind us too.
                 self._position = replace(now, drawn=drawn)
                 try:
-                    example = _decode(window[place][2], self.source)
+                    example = decode_sample(window[place][2], self.source)
                 except CaptionError as error:
                     self._skips.meet(error)
                 else:
@@ -212,7 +212,7 @@ def _reader(rank: int, world_size: int) -> tuple[int, int]:
     )
 
 
-def _decode(sample: ShardSample, source: str) -> Example:
+def decode_sample(sample: ShardSample, source: str) -> Example:
     if sample.problem is not None:
         raise sample.problem
     suffix = next((suffix for suffix in PICTURE_SUFFIXES if suffix in sample.files), None)

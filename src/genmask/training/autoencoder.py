@@ -20,6 +20,9 @@ from genmask.evaluation.metrics import IoUTotals
 from genmask.latents import LatentCodec, mask_to_pixels, pixels_to_soft_mask
 from genmask.objectives import WeightedSum
 from genmask.training.batches import StepBatches
+from genmask.training.loop import Evaluation
+from genmask.training.parallel import Share
+from genmask.training.whole_steps import WholeSteps, as_one, require_one_part
 
 STATISTICS_BATCHES = 64
 """Training batches that the mean and deviation of the latents are taken from."""
@@ -53,8 +56,10 @@ def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKLWan:
     return vae
 
 
-class AutoencoderTask:
+class AutoencoderTask(WholeSteps):
     """L1 reconstruction of pictures and masks, and a weak KL term."""
+
+    names_of_losses = ("pictures", "masks", "kl")
 
     def __init__(
         self, config: AutoencoderConfig, sources: Sequence[Any], validation: dict[str, Sequence[Example]]
@@ -64,10 +69,11 @@ class AutoencoderTask:
         self.validation = validation
         self.vae = build_autoencoder(config)
         self.codec = LatentCodec(self.vae)
-        self.modules = nn.ModuleDict({"vae": self.vae})
+        self.network = self.vae
         self.frozen = nn.ModuleDict()
 
-    def batches(self) -> Dataset:
+    def batches(self, share: Share) -> Dataset:
+        require_one_part(share)
         return StepBatches(self._crops)
 
     def _crops(self, step: int) -> Tensor:
@@ -85,7 +91,9 @@ class AutoencoderTask:
             masks.append(mask_to_pixels(torch.from_numpy(example.mask[window].copy())))
         return torch.stack(pictures + masks)
 
-    def losses(self, batch: Tensor, step: int) -> dict[str, WeightedSum]:
+    def losses(
+        self, network: nn.Module, batch: Tensor, step: int, which: str, share: Share, micro: int
+    ) -> dict[str, WeightedSum]:
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
         mean, log_variance = self.codec.encode_moments(batch)
         log_variance = log_variance.clamp(-20, 10)
@@ -94,14 +102,13 @@ class AutoencoderTask:
         error = (pixels - batch).abs()
         half = len(batch) // 2
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
-        one = torch.tensor(1.0)
         return {
-            "pictures": WeightedSum(error[:half].mean(), one),
-            "masks": WeightedSum(error[half:].mean(), one),
-            "kl": WeightedSum(self.config.kl_weight * divergence.mean(), one),
+            "pictures": as_one(error[:half].mean()),
+            "masks": as_one(error[half:].mean()),
+            "kl": as_one(self.config.kl_weight * divergence.mean()),
         }
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, share: Share) -> Evaluation:
         """The gate: overall IoU of mask -> latents -> mask, and the mean absolute error of pictures, per source."""
         scores = {}
         for name, examples in self.validation.items():
@@ -118,7 +125,7 @@ class AutoencoderTask:
             scores[f"{name}_mask_oiou"] = totals.overall_iou()
             scores[f"{name}_mask_miou"] = totals.mean_iou()
             scores[f"{name}_picture_l1"] = sum(errors) / len(errors)
-        return scores
+        return Evaluation(scores=scores)
 
     def save(self, folder: Path) -> None:
         """bfloat16 safetensors in the diffusers layout, with the latent statistics of pictures and masks."""

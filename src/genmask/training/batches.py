@@ -1,4 +1,4 @@
-"""From a function of the step to a data set that workers can share out."""
+"""From a function of a number to a data set that workers can share out."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch.utils.data import Dataset
 
 
 class StepBatches(Dataset):
-    """Map from step to batch: `make(step)`, a pure function of the step, so no worker or resume changes the data."""
+    """Map from a step, or turn, to its batch: `make(number)`, a pure function, so nothing else changes the data."""
 
     def __init__(self, make: Callable[[int], Any]) -> None:
         self.make = make
 
-    def __getitem__(self, step: int) -> Any:
-        return self.make(step)
+    def __getitem__(self, number: int) -> Any:
+        return self.make(number)

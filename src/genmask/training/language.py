@@ -20,8 +20,11 @@ from genmask.objectives import WeightedSum
 from genmask.processor import GenMaskProcessor
 from genmask.prompt_batch import PromptBatch
 from genmask.training.batches import StepBatches
+from genmask.training.loop import Evaluation
+from genmask.training.parallel import Share
 from genmask.training.small_vlm import small_vlm_config
 from genmask.training.tokenizer import train_tokenizer
+from genmask.training.whole_steps import WholeSteps, as_one, require_one_part
 
 
 class DialogueSource(Protocol):
@@ -87,13 +90,15 @@ def build_vlm(config: LanguageConfig, processor: GenMaskProcessor) -> Qwen2_5_VL
     )
 
 
-class LanguageTask:
+class LanguageTask(WholeSteps):
     """Cross-entropy of the answers to questions, caption requests, boxes and indirect instructions.
 
     And of every prompt's own words, read off the last layer by a linear map that is thrown away: what comes next is
     all that a language model is otherwise asked for there, and a small one forgets the word itself, which the
     transformer needs (`benchmarks/condition_probe.py` shows it).
     """
+
+    names_of_losses = ("language", "recall")
 
     def __init__(
         self,
@@ -108,11 +113,12 @@ class LanguageTask:
         self.validation = {name: prepare_dialogues(processor, held) for name, held in validation.items()}
         self.vlm = build_vlm(config, processor)
         self.recall = nn.Linear(config.hidden_size, len(processor.tokenizer))
-        self.modules = nn.ModuleDict({"vlm": self.vlm, "recall": self.recall})
+        self.network = nn.ModuleDict({"vlm": self.vlm, "recall": self.recall})
         self.frozen = nn.ModuleDict()
         self.encoder = InstructionEncoder(self.vlm, processor, differentiable=True)
 
-    def batches(self) -> Dataset:
+    def batches(self, share: Share) -> Dataset:
+        require_one_part(share)
         return StepBatches(self._dialogues)
 
     def _dialogues(self, step: int) -> PromptBatch:
@@ -123,11 +129,13 @@ class LanguageTask:
             [draw_dialogue(self.sources[i % count], i // count, self.config.seed) for i in indices],
         )
 
-    def losses(self, batch: PromptBatch, step: int) -> dict[str, WeightedSum]:
+    def losses(
+        self, network: nn.Module, batch: PromptBatch, step: int, which: str, share: Share, micro: int
+    ) -> dict[str, WeightedSum]:
         answers, words = self._errors(batch)
         return {
-            "language": WeightedSum(answers.sum(), torch.tensor(float(len(answers)))),
-            "recall": WeightedSum(self.config.recall_weight * words.sum(), torch.tensor(float(len(words)))),
+            "language": as_one(answers.mean()),
+            "recall": as_one(self.config.recall_weight * words.mean()),
         }
 
     def _errors(self, batch: PromptBatch) -> tuple[Tensor, Tensor]:
@@ -138,7 +146,7 @@ class LanguageTask:
         logits = self.recall(condition.hidden_states[is_word])
         return answers, F.cross_entropy(logits.float(), ids[is_word], reduction="none")
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, share: Share) -> Evaluation:
         """Loss of held-out answers, nats per token, and the share of tokens given more than half of the probability;
         and that share of the prompts' own words.
         """
@@ -148,7 +156,7 @@ class LanguageTask:
             scores[f"{name}_loss"] = float(answers.mean())
             scores[f"{name}_accuracy"] = float((answers < np.log(2)).float().mean())
             scores[f"{name}_recall"] = float((words < np.log(2)).float().mean())
-        return scores
+        return Evaluation(scores=scores)
 
     def save(self, folder: Path) -> None:
         """bfloat16 safetensors in the transformers layout, and the processor beside them."""

@@ -1,20 +1,21 @@
 """Training the transformer on masks and pictures under one flow-matching objective (Eq. 2).
 
-VAE and instruction encoder are frozen, as in the paper. What they make of a step's samples is half of the work of a
-small model's step, and can be kept on disk to be trained on several times.
+VAE and instruction encoder are frozen, as in the paper.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import Qwen2_5_VLForConditionalGeneration
@@ -23,8 +24,8 @@ from genmask.conditioning import Condition, InstructionEncoder
 from genmask.data.example import Example
 from genmask.data.mixture import Interleaving
 from genmask.denoiser import GenMaskBlock, GenMaskTransformer
-from genmask.evaluation.metrics import IoUTotals
-from genmask.latents import LatentCodec, mask_to_pixels
+from genmask.evaluation.metrics import count_pixels
+from genmask.latents import COMPRESSION, LatentCodec, mask_to_pixels
 from genmask.mask_head import LinearMaskHead
 from genmask.objectives import (
     WeightedSum,
@@ -39,49 +40,75 @@ from genmask.objectives import (
 from genmask.pipeline import GenMaskPipeline
 from genmask.processor import GenMaskProcessor, segmentation_prompt
 from genmask.prompt_batch import PromptBatch
+from genmask.segmentation import Segmentation
 from genmask.timesteps import LogitNormal, PowerLaw, TimestepDensity
 from genmask.training.batches import StepBatches
-from genmask.training.encodings import EncodedStep, EncodedSteps, Encoding
+from genmask.training.cache import EncodedSample, EncodingCache, sample_key
+from genmask.training.estimate import Pass, training_flop
+from genmask.training.grid import generation_grid, segmentation_grid
+from genmask.training.loop import Evaluation
+from genmask.training.network import MaskNetwork
+from genmask.training.parallel import Share, full_tensor, gather_lists, is_main_process, is_sharded
+from genmask.training.recognition import RecognitionHead, label_patches, recognition_loss
+from genmask.training.samples import Encoding, MicroBatch, Samples
+from genmask.training.sources import GenerationSource, SegmentationSource
 
+GRID_ROWS = 8
+"""Held-out samples, and captions, that an evaluation shows."""
+PRECISIONS = ("float32", "bf16", "int8")
 SUPERVISIONS = ("mse", "bce-pixels", "bce-linear")
 
 
-class ExampleSource(Protocol):
-    """A stream of samples of any size, resized or drawn to (height, width); a function of the index alone."""
-
-    def segmentation(self, index: int, height: int, width: int) -> Example: ...
-
-    def generation(self, index: int, height: int, width: int) -> Example: ...
-
-
 @dataclass(frozen=True, kw_only=True)
-class MaskConfig:
-    """A transformer and what it is trained on."""
+class TransformerShape:
+    """A transformer that starts from nothing."""
 
     num_layers: int = 8
     num_attention_heads: int = 4
     attention_head_dim: int = 64
     ffn_dim: int = 768
     freq_dim: int = 256
-    resolution: int = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskConfig:
+    """What a transformer is trained on, and how."""
+
+    shape: TransformerShape | None = None
+    """None: the shape, and the weights, of the model that the run starts from."""
+    resolution: int = 512
     """Pictures have about this side, squared, in pixels."""
-    sizes: tuple[tuple[int, int], ...] = ((128, 128),)
+    sizes: tuple[tuple[int, int], ...] = ((512, 512),)
     """(height, width) of the pictures of a step, in turn; sides are multiples of 16."""
-    source_weights: tuple[tuple[str, float], ...] = (("scenes", 0.6), ("photographs", 0.4))
-    """Shares of the samples; a source that is not given leaves its share to the others."""
-    segmentation_batch: int = 32
-    """Masks per step, shared out among the sources."""
-    generation_batch: int = 12
+    segmentation_sources: tuple[tuple[str, float], ...] = ()
+    """Shares of the samples by source; a source that is not given leaves its share to the others."""
+    generation_sources: tuple[tuple[str, float], ...] = ()
+    segmentation_batch: int = 512
+    """Masks per step, in all processes and micro-batches together."""
+    generation_batch: int = 512
     """Pictures per step to be drawn from their captions; 0 for no generation data (Table 5)."""
     segmentation_density: TimestepDensity = field(default_factory=PowerLaw)
     generation_density: TimestepDensity = field(default_factory=LogitNormal)
     supervision: str = "mse"
     """"mse", "bce-pixels" or "bce-linear" (Table 4)."""
+    shortcut: bool = True
+    """Whether the picture's latents are a frame of the input (Table 6); without it the VLM alone sees the picture."""
     condition_dropout: float = 0.1
     """Share of captions left empty, for guidance."""
+    recognition_weight: float = 0.0
+    """Weight of telling what each patch of the picture shows: for a transformer that has not been pretrained."""
+    recognition_block: int = 4
+    """The block from whose output it is told."""
     epoch_steps: int = 0
-    """Steps after which the samples come again, with other noise; 0 for samples without end. They are encoded once and
-    kept on disk."""
+    """Steps after which the same samples come again, with other noise; 0 for samples without end."""
+    lora_rank: int = 0
+    """Train adapters of this rank in place of the weights; they are merged into the result."""
+    vlm_precision: str = "bf16"
+    """"float32", "bf16" or "int8": of the frozen VLM's weights."""
+    offload: bool = False
+    """Keep the VLM on the CPU but for the moment in which a step's prompts are encoded."""
+    gradient_checkpointing: bool = False
+    """Compute every block's forward twice, and keep only its input in memory."""
     compile: bool = False
     """Compile the transformer's blocks: a minute or two at the start, a quarter off each step."""
     seed: int = 0
@@ -91,52 +118,27 @@ class MaskConfig:
             raise ValueError(
                 f"Got supervision {self.supervision!r}, expected one of {', '.join(SUPERVISIONS)}."
             )
+        if self.vlm_precision not in PRECISIONS:
+            raise ValueError(
+                f"Got vlm_precision {self.vlm_precision!r}, expected one of {', '.join(PRECISIONS)}."
+            )
+        if not self.shortcut and (self.supervision == "bce-linear" or self.recognition_weight):
+            raise ValueError(
+                "Got no shortcut with a head that needs one: take supervision 'mse' or 'bce-pixels', and "
+                "recognition_weight 0."
+            )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Samples:
-    """Equal-sized pictures with their prompts, on the CPU."""
-
-    images: Tensor
-    """(B, H, W, 3) uint8."""
-    prompts: PromptBatch
-    masks: Tensor | None = None
-    """(B, H, W) bool; background where unknown."""
-    ignore: Tensor | None = None
-    """(B, H, W) bool, True where unknown."""
-
-    def to(self, device: torch.device | str) -> Samples:
-        """Pictures and masks on a device; prompts are needed on the CPU."""
-        return replace(
-            self,
-            images=self.images.to(device),
-            masks=None if self.masks is None else self.masks.to(device),
-            ignore=None if self.ignore is None else self.ignore.to(device),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """The batch of a step: a pass for each task."""
-
-    segmentation: Samples
-    generation: Samples | None
-
-    def to(self, device: torch.device | str) -> Step:
-        generation = None if self.generation is None else self.generation.to(device)
-        return replace(self, segmentation=self.segmentation.to(device), generation=generation)
-
-
-def build_transformer(config: MaskConfig, text_dim: int) -> GenMaskTransformer:
+def build_transformer(shape: TransformerShape, text_dim: int, seed: int = 0) -> GenMaskTransformer:
     """Seeded random weights; gates and output start at zero (AdaLN-zero, as DiT), cross-attention at full size."""
-    torch.manual_seed(config.seed)
+    torch.manual_seed(seed)
     transformer = GenMaskTransformer(
-        num_attention_heads=config.num_attention_heads,
-        attention_head_dim=config.attention_head_dim,
+        num_attention_heads=shape.num_attention_heads,
+        attention_head_dim=shape.attention_head_dim,
         text_dim=text_dim,
-        freq_dim=config.freq_dim,
-        ffn_dim=config.ffn_dim,
-        num_layers=config.num_layers,
+        freq_dim=shape.freq_dim,
+        ffn_dim=shape.ffn_dim,
+        num_layers=shape.num_layers,
         cross_attn_norm=True,
     )
     with torch.no_grad():
@@ -155,141 +157,230 @@ def build_transformer(config: MaskConfig, text_dim: int) -> GenMaskTransformer:
     return transformer
 
 
+class Drawn(NamedTuple):
+    """A sample as VAE and VLM read it."""
+
+    id: str
+    """Source and id."""
+    prompt: str
+    image: np.ndarray
+    """(H, W, 3) uint8."""
+    mask: np.ndarray | None
+    """(H, W) bool, background where unknown; None for a picture that is to be drawn."""
+
+
 class MaskTask:
-    """Segmentation and generation, one pass each per step.
+    """Segmentation and generation, one pass each per micro-batch.
 
     Args:
-        config: the transformer and what it is trained on.
-        sources: by name, each with a share in `config.source_weights`.
+        config: what the transformer is trained on, and how.
+        transformer: what is trained; its parameters without `requires_grad` are not.
+        segmentation_sources, generation_sources: by name, each with a share in the config.
         validation: held-out samples by name.
         vae, vlm, processor: frozen.
-        kept: where the encodings of samples that come again are kept; needed if `config.epoch_steps` is not 0.
+        mask_head: of the third supervision, to go on from; None for a new one.
+        cache: what VAE and VLM made of the samples before; they are not run then.
+        original_vlm: loads the VLM again, to be saved where it is quantised for the training.
+        identity: of VAE, VLM and processor (`cache.model_identity`), in the keys of the cache.
     """
+
+    passes = ("generation", "segmentation")
+    """In this order on every process: the last uses every parameter, as DDP wants of the one that it reduces in."""
 
     def __init__(
         self,
         config: MaskConfig,
-        sources: dict[str, ExampleSource],
-        validation: dict[str, Sequence[Example]],
+        transformer: GenMaskTransformer,
+        *,
+        segmentation_sources: Mapping[str, SegmentationSource],
+        generation_sources: Mapping[str, GenerationSource],
+        validation: Mapping[str, Sequence[Example]],
         vae: AutoencoderKLWan,
         vlm: Qwen2_5_VLForConditionalGeneration,
         processor: GenMaskProcessor,
-        kept: EncodedSteps | None = None,
+        mask_head: LinearMaskHead | None = None,
+        cache: EncodingCache | None = None,
+        identity: str = "",
+        original_vlm: Callable[[], Qwen2_5_VLForConditionalGeneration] | None = None,
     ) -> None:
+        if config.lora_rank:
+            from genmask.training.adapters import add_lora
+
+            add_lora(transformer, config.lora_rank)
+        self.original_vlm = original_vlm if config.vlm_precision == "int8" else None
+        if config.vlm_precision == "int8":
+            from genmask.training.quantise import quantise
+
+            quantise(vlm)
         self.config = config
-        self.sources = sources
-        if unknown := sources.keys() - dict(config.source_weights).keys():
-            raise ValueError(f"Got source {min(unknown)!r} without a share in source_weights: give it one.")
-        if bool(config.epoch_steps) != (kept is not None):
-            raise ValueError(
-                f"Got epoch_steps={config.epoch_steps} and {'no' if kept is None else 'a'} folder for encodings: "
-                "they belong together."
-            )
-        weights = {name: weight for name, weight in config.source_weights if name in sources}
-        self.interleaving = Interleaving(weights, config.seed)
+        self.segmentation_sources, self.generation_sources = segmentation_sources, generation_sources
+        self._segmentation_turns = _interleaving("segmentation", config, segmentation_sources)
+        self._generation_turns = None
+        if config.generation_batch:
+            self._generation_turns = _interleaving("generation", config, generation_sources)
         self.validation = validation
-        self.vae = vae.requires_grad_(False)
-        self.vlm = vlm.requires_grad_(False)
-        self.processor = processor
-        self.kept = kept
+        self.vae, self.vlm, self.processor = vae.requires_grad_(False), vlm.requires_grad_(False), processor
         self.codec = LatentCodec(vae)
         self.encoder = InstructionEncoder(vlm, processor)
-        self.transformer = build_transformer(config, vlm.config.get_text_config().hidden_size)
-        self.mask_head = LinearMaskHead(vae.config.z_dim) if config.supervision == "bce-linear" else None
-        self.modules = nn.ModuleDict({"transformer": self.transformer})
-        self.frozen = nn.ModuleDict({"vae": vae, "vlm": vlm})
-        if self.mask_head is not None:
-            self.modules["mask_head"] = self.mask_head
+        self.cache, self.identity = cache, identity
+        self.transformer = transformer
+        if config.supervision == "bce-linear":
+            mask_head = mask_head or LinearMaskHead(vae.config.z_dim)
+        elif mask_head is not None:
+            raise ValueError(
+                f"Got a model with a mask head, which supervision {config.supervision!r} does not train: "
+                "take 'bce-linear'."
+            )
+        recognition = None
+        if config.recognition_weight:
+            recognition = RecognitionHead.for_sources(transformer, segmentation_sources)
+        self.recognition = recognition
+        self.network = MaskNetwork(transformer, mask_head, recognition, config.recognition_block)
+        decodes = config.supervision == "bce-pixels"
+        waits = {"vae": cache is not None and not decodes, "vlm": cache is not None or config.offload}
+        parts: dict[str, nn.Module] = {"vae": vae, "vlm": vlm}
+        self.frozen = nn.ModuleDict({name: part for name, part in parts.items() if not waits[name]})
+        self._waiting = [part for name, part in parts.items() if waits[name]]
+        if config.gradient_checkpointing:
+            transformer.enable_gradient_checkpointing()
         if config.compile:
-            self.transformer.compile_repeated_blocks(dynamic=True)
+            transformer.compile_repeated_blocks(dynamic=True)
 
-    def batches(self) -> Dataset:
-        return StepBatches(self._batch)
+    def batches(self, share: Share) -> Dataset:
+        """Map from the turn of a process to its micro-batch.
 
-    def _batch(self, step: int) -> Step | EncodedStep:
-        drawn_at = self._drawn_at(step)
-        encoded = None if self.kept is None else self.kept.load(drawn_at)
-        return encoded or self._draw(drawn_at)
+        Raises:
+            ValueError: fewer samples in a step than parts to share them out among.
+        """
+        share.require(masks=self.config.segmentation_batch, pictures=self.config.generation_batch or None)
 
-    def _drawn_at(self, step: int) -> int:
-        """The step that first had the samples of this one: an earlier one, or itself."""
-        return step % self.config.epoch_steps if self.config.epoch_steps else step
+        def draw(turn: int) -> MicroBatch:
+            return self._draw(share, *share.locate(turn))
 
-    def _draw(self, step: int) -> Step:
-        height, width = self.config.sizes[step % len(self.config.sizes)]
-        return Step(
-            segmentation=self._segmentation(step, height, width),
-            generation=self._generation(step, height, width) if self.config.generation_batch else None,
+        return StepBatches(draw)
+
+    def _draw(self, share: Share, step: int, micro: int) -> MicroBatch:
+        step = step % self.config.epoch_steps if self.config.epoch_steps else step
+        masks = share.samples(step, self.config.segmentation_batch, micro)
+        pictures = share.samples(step, self.config.generation_batch, micro)
+        size = self.config.sizes[step % len(self.config.sizes)]
+        return MicroBatch(
+            segmentation=self._labelled(masks, *size),
+            generation=self._assembled(self._pictures(pictures, *size)) if len(pictures) else None,
         )
 
-    def _located(self, indices: Iterable[int]) -> list[tuple[ExampleSource, int]]:
-        """Of each sample, by its global index, the source and the index in the source."""
-        located = (self.interleaving.locate(index) for index in indices)
-        return [(self.sources[name], position) for name, position in located]
+    def drawn(self, step: int) -> list[Drawn]:
+        """All samples of a step, in all processes together."""
+        size = self.config.sizes[step % len(self.config.sizes)]
+        masks = Share().samples(step, self.config.segmentation_batch, 0)
+        pictures = Share().samples(step, self.config.generation_batch, 0)
+        return [_asked(e) for _, e in self._masks(masks, *size)] + self._pictures(pictures, *size)
 
-    def _segmentation(self, step: int, height: int, width: int) -> Samples:
-        located = self._located(_indices(step, self.config.segmentation_batch))
-        examples = [source.segmentation(position, height, width) for source, position in located]
-        images = torch.from_numpy(np.stack([example.image for example in examples]))
-        nothing = np.zeros((height, width), dtype=bool)
-        ignore = np.stack([nothing if e.ignore is None else e.ignore for e in examples])
-        masks = np.stack([e.mask for e in examples if e.mask is not None]) & ~ignore
-        return Samples(
-            images=images,
-            prompts=self.processor.prepare([segmentation_prompt(e.text) for e in examples], images),
-            masks=torch.from_numpy(masks),
-            ignore=torch.from_numpy(ignore),
-        )
-
-    def _generation(self, step: int, height: int, width: int) -> Samples:
-        indices = _indices(step, self.config.generation_batch)
-        examples = [source.generation(index, height, width) for source, index in self._located(indices)]
-        dropped = [np.random.default_rng((self.config.seed, i, 1)).random() for i in indices]
-        captions = [
-            "" if draw < self.config.condition_dropout else e.text
-            for draw, e in zip(dropped, examples, strict=True)
+    def _masks(self, indices: Iterable[int], height: int, width: int) -> list[tuple[str, Example]]:
+        """Names of sources, and their examples."""
+        located = [self._segmentation_turns.locate(index) for index in indices]
+        return [
+            (name, self.segmentation_sources[name].segmentation(position, height, width))
+            for name, position in located
         ]
-        return Samples(
-            images=torch.from_numpy(np.stack([example.image for example in examples])),
-            prompts=self.processor.prepare(captions),
-        )
 
-    def losses(self, batch: Step | EncodedStep, step: int) -> dict[str, WeightedSum]:
-        encoded = batch if isinstance(batch, EncodedStep) else self._encode(batch, step)
-        losses = {"segmentation": self._segmentation_loss(encoded.segmentation, step)}
-        if encoded.generation is not None:
-            total, weight = self._generation_loss(encoded.generation, step)
-            # A sample counts alike in both tasks; a small share of pictures would drown the masks otherwise.
-            share = self.config.generation_batch / self.config.segmentation_batch
-            losses["generation"] = WeightedSum(share * total, weight)
-        return losses
+    def _labelled(self, indices: Iterable[int], height: int, width: int) -> Samples | Encoding:
+        """Masks to be drawn, with all that is known of them."""
+        found = self._masks(indices, height, width)
+        nothing = np.zeros((height, width), dtype=bool)
+        ignore = np.stack([nothing if e.ignore is None else e.ignore for _, e in found])
+        labels = {"ignore": torch.from_numpy(ignore)}
+        if self.recognition is not None:
+            labels["coverage"], labels["concepts"] = label_patches(
+                [e.regions for _, e in found],
+                [self.recognition.columns[name] for name, _ in found],
+                concepts=self.recognition.count,
+                patch=COMPRESSION * self.transformer.config.patch_size[-1],
+            )
+        return self._assembled([_asked(e) for _, e in found], **labels)
+
+    def _pictures(self, indices: Iterable[int], height: int, width: int) -> list[Drawn]:
+        """Pictures to be drawn, some of them from no words at all."""
+        drawn = []
+        for index in indices:
+            assert self._generation_turns is not None
+            name, position = self._generation_turns.locate(index)
+            example = self.generation_sources[name].generation(position, height, width)
+            dropped = (
+                np.random.default_rng((self.config.seed, index, 1)).random() < self.config.condition_dropout
+            )
+            drawn.append(Drawn(_id(example), "" if dropped else example.text, example.image, None))
+        return drawn
+
+    def _assembled(self, drawn: Sequence[Drawn], **labels: Tensor) -> Samples | Encoding:
+        """Equal-sized samples as a batch; with a cache, what VAE and VLM would make of it."""
+        ids = tuple(sample.id for sample in drawn)
+        masks = [sample.mask for sample in drawn if sample.mask is not None]
+        if masks:
+            labels["masks"] = torch.from_numpy(np.stack(masks))
+        if self.cache is not None:
+            return join([self.cache.get(self.key(sample)) for sample in drawn], ids=ids, **labels)
+        images = torch.from_numpy(np.stack([sample.image for sample in drawn]))
+        prompts = self.processor.prepare([sample.prompt for sample in drawn], images if masks else None)
+        return Samples(ids=ids, images=images, prompts=prompts, **labels)
+
+    def key(self, sample: Drawn) -> str:
+        """Of a sample in a cache."""
+        return sample_key(self.identity, sample.prompt, sample.image, sample.mask)
+
+    def encode(self, drawn: Sequence[Drawn]) -> list[EncodedSample]:
+        """Samples of any sizes and tasks, for a cache."""
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for row, sample in enumerate(drawn):
+            groups.setdefault((*sample.image.shape, sample.mask is None), []).append(row)
+        encoded: dict[int, EncodedSample] = {}
+        for rows in groups.values():
+            batch = self._assembled([drawn[row] for row in rows]).to(self.vae.device)
+            encoded.update(zip(rows, split(self._encoded(batch)), strict=True))
+        return [encoded[row] for row in range(len(drawn))]
+
+    def prepare(self, batches: Sequence[MicroBatch]) -> list[MicroBatch]:
+        """The frozen half of a step."""
+        if self.cache is not None:
+            return list(batches)
+        with self._fetched():
+            return [
+                MicroBatch(
+                    segmentation=self._encoded(batch.segmentation),
+                    generation=None if batch.generation is None else self._encoded(batch.generation),
+                )
+                for batch in batches
+            ]
+
+    @contextmanager
+    def _fetched(self) -> Iterator[None]:
+        """Frozen parts that wait on the CPU are where the network is, for a while."""
+        device = next(self.network.parameters()).device
+        for part in self._waiting:
+            part.to(device)
+        yield
+        for part in self._waiting:
+            part.to("cpu")
 
     @torch.no_grad()
-    def _encode(self, batch: Step, step: int) -> EncodedStep:
-        """The frozen half of a step, kept for when its samples come again."""
-        segmentation, generation = batch.segmentation, batch.generation
-        masks = segmentation.masks
-        assert masks is not None
-        pixels = [_to_pixels(segmentation.images), mask_to_pixels(masks)]
-        if generation is not None:
-            pixels.append(_to_pixels(generation.images))
-        with torch.autocast(masks.device.type, enabled=False):
-            latents = self.codec.encode(torch.cat(pixels)).split([len(part) for part in pixels])
-        encoded = EncodedStep(
-            segmentation=Encoding(
-                picture=latents[0],
-                x0=latents[1],
-                condition=self._condition(segmentation.prompts),
-                masks=masks,
-                ignore=segmentation.ignore,
-            ),
-            generation=None
-            if generation is None
-            else Encoding(x0=latents[2], condition=self._condition(generation.prompts)),
+    def _encoded(self, samples: Samples | Encoding) -> Encoding:
+        if isinstance(samples, Encoding):
+            return samples
+        pixels = [_to_pixels(samples.images)]
+        if samples.masks is not None:
+            pixels.append(mask_to_pixels(samples.masks))
+        with torch.autocast(samples.images.device.type, enabled=False):
+            latents = self.codec.encode(torch.cat(pixels)).split(len(samples.images))
+        return Encoding(
+            ids=samples.ids,
+            x0=latents[-1],
+            picture=None if samples.masks is None else latents[0],
+            condition=self._condition(samples.prompts),
+            masks=samples.masks,
+            ignore=samples.ignore,
+            coverage=samples.coverage,
+            concepts=samples.concepts,
         )
-        if self.kept is not None:
-            self.kept.save(self._drawn_at(step), encoded)
-        return encoded
 
     def _condition(self, prompts: PromptBatch) -> Condition:
         """In the precision that the transformer takes it in."""
@@ -299,43 +390,103 @@ class MaskTask:
             condition.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else condition
         )
 
-    def _segmentation_loss(self, samples: Encoding, step: int) -> WeightedSum:
-        assert samples.picture is not None
+    def weights(self, batch: MicroBatch) -> dict[str, float]:
+        """What the losses of `batch` are to be divided by, before they are known: `WeightedSum.weight`, summed."""
+        segmentation, generation = batch.segmentation, batch.generation
+        assert isinstance(segmentation, Encoding)
+        assert segmentation.ignore is not None
+        if self.config.supervision == "mse":
+            weight = float(latent_weight(segmentation.ignore).sum()) * segmentation.x0.shape[1]
+        else:
+            weight = float((~segmentation.ignore).sum())
+        weights = {"segmentation": weight}
+        if segmentation.coverage is not None:
+            weights["recognition"] = float(segmentation.coverage[..., 0].numel())
+        if self.config.generation_batch:
+            weights["generation"] = float(generation.x0.numel()) if isinstance(generation, Encoding) else 0.0
+        return weights
+
+    def flop(self, batch: MicroBatch) -> float:
+        """Operations of the transformer's forward and backward."""
+        flop = 0.0
+        for part in (batch.segmentation, batch.generation):
+            if isinstance(part, Encoding):
+                samples, _, height, width = part.x0.shape
+                patch = self.transformer.config.patch_size[-1]
+                work = Pass(
+                    samples=samples,
+                    frames=2 if part.masks is not None and self.config.shortcut else 1,
+                    patches=height * width // patch**2,
+                    text=part.condition.attention_mask.shape[1],
+                )
+                flop += training_flop(self.transformer.config, work)
+        return flop
+
+    def names(self, batch: MicroBatch, which: str) -> Sequence[str]:
+        part = batch.generation if which == "generation" else batch.segmentation
+        return () if part is None else part.ids
+
+    def losses(
+        self, network: nn.Module, batch: MicroBatch, step: int, which: str, share: Share, micro: int
+    ) -> dict[str, WeightedSum]:
+        """Of one pass.
+
+        Args:
+            network: `self.network`, as it is or wrapped.
+            batch: prepared, of micro-batch number `micro` of `step`.
+            which: one of `passes`.
+            share: whose part of the step it is.
+        """
+        if which == "generation":
+            if batch.generation is None:
+                return {}
+            assert isinstance(batch.generation, Encoding)
+            indices = share.samples(step, self.config.generation_batch, micro)
+            total, weight = self._generation_loss(network, batch.generation, indices)
+            # A sample counts alike in both tasks; a small share of pictures would drown the masks otherwise.
+            ratio = self.config.generation_batch / self.config.segmentation_batch
+            return {"generation": WeightedSum(ratio * total, weight)}
+        assert isinstance(batch.segmentation, Encoding)
+        indices = share.samples(step, self.config.segmentation_batch, micro)
+        return self._segmentation_losses(network, batch.segmentation, indices)
+
+    def _segmentation_losses(
+        self, network: nn.Module, samples: Encoding, indices: Sequence[int]
+    ) -> dict[str, WeightedSum]:
         assert samples.masks is not None
         assert samples.ignore is not None
         x0 = samples.x0
-        eps, t = self._noise(_indices(step, len(x0)), x0, self.config.segmentation_density, stream=2)
+        eps, t = self._noise(indices, x0, self.config.segmentation_density, stream=2)
         x_t = interpolate(x0, eps, t)
-        frames = torch.stack([samples.picture, x_t], dim=2)
-        times = torch.stack([torch.zeros_like(t), t], dim=1)
-        v_hat = self._velocity(frames, times, samples.condition)[:, :, 1]
+        prediction = network(x_t, t, samples.condition, samples.picture if self.config.shortcut else None)
         if self.config.supervision == "mse":
-            return mse_loss(v_hat, velocity(x0, eps), latent_weight(samples.ignore))
-        x0_hat = predict_x0(x_t, v_hat.float(), t)
-        if self.mask_head is not None:
-            return bce_linear_loss(x0_hat, samples.masks, self.mask_head, samples.ignore)
-        return bce_pixel_loss(x0_hat, samples.masks, partial(self.codec.decode, clamp=False), samples.ignore)
+            loss = mse_loss(prediction.velocity, velocity(x0, eps), latent_weight(samples.ignore))
+        elif self.config.supervision == "bce-linear":
+            loss = bce_linear_loss(prediction.mask_logits, samples.masks, samples.ignore)
+        else:
+            x0_hat = predict_x0(x_t, prediction.velocity.float(), t)
+            decode = partial(self.codec.decode, clamp=False)
+            loss = bce_pixel_loss(x0_hat, samples.masks, decode, samples.ignore)
+        losses = {"segmentation": loss}
+        if prediction.concept_logits is not None:
+            assert samples.coverage is not None
+            assert samples.concepts is not None
+            total, weight = recognition_loss(prediction.concept_logits, samples.coverage, samples.concepts)
+            losses["recognition"] = WeightedSum(self.config.recognition_weight * total, weight)
+        return losses
 
-    def _generation_loss(self, samples: Encoding, step: int) -> WeightedSum:
+    def _generation_loss(self, network: nn.Module, samples: Encoding, indices: Sequence[int]) -> WeightedSum:
         x0 = samples.x0
-        eps, t = self._noise(_indices(step, len(x0)), x0, self.config.generation_density, stream=3)
-        frames = interpolate(x0, eps, t).unsqueeze(2)
-        v_hat = self._velocity(frames, t.unsqueeze(1), samples.condition).squeeze(2)
-        return mse_loss(v_hat, velocity(x0, eps))
-
-    def _velocity(self, frames: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """frames (B, C, F, h, w) at noise levels t (B, F) in [0, 1]."""
-        return self.modules["transformer"](
-            hidden_states=frames,
-            timestep=1000 * t,
-            encoder_hidden_states=condition.hidden_states,
-            encoder_attention_mask=condition.attention_mask,
-        ).sample
+        eps, t = self._noise(indices, x0, self.config.generation_density, stream=3)
+        prediction = network(interpolate(x0, eps, t), t, samples.condition)
+        return mse_loss(prediction.velocity, velocity(x0, eps))
 
     def _noise(
         self, indices: Iterable[int], like: Tensor, density: TimestepDensity, stream: int
     ) -> tuple[Tensor, Tensor]:
-        """Noise like `like` and its level t (B,), keyed by the sample's index: no batch or resume changes them."""
+        """Noise like `like` and its level t (B,), keyed by the sample's number: no batch, process or resume changes
+        them.
+        """
         noises, levels = [], []
         for index in indices:
             generator = torch.Generator().manual_seed(_key(self.config.seed, index, stream))
@@ -344,53 +495,157 @@ class MaskTask:
         return torch.stack(noises).to(like.device), torch.cat(levels).to(like.device)
 
     def pipeline(self) -> GenMaskPipeline:
-        """The modules as they stand, ready to use."""
+        """The modules as they stand, ready to use; every process of a sharded run must take part."""
+        transformer, mask_head = self.transformer, self.network.mask_head
+        if is_sharded(self.network):
+            weights = {name: full_tensor(x).detach() for name, x in self.network.state_dict().items()}
+            transformer = GenMaskTransformer.from_config(self.transformer.config).to(self.vae.device)
+            transformer.load_state_dict(_under("transformer.", weights))
+            if mask_head is not None:
+                mask_head = LinearMaskHead.from_config(mask_head.config).to(self.vae.device)
+                mask_head.load_state_dict(_under("mask_head.", weights))
         return GenMaskPipeline(
-            transformer=self.transformer,
+            transformer=transformer,
             vae=self.vae,
             vlm=self.vlm,
             processor=self.processor,
             scheduler=FlowMatchEulerDiscreteScheduler(),
-            mask_head=self.mask_head,
+            mask_head=mask_head,
             resolution=self.config.resolution,
+            shortcut=self.config.shortcut,
         )
 
-    def evaluate(self) -> dict[str, float]:
-        """One-step segmentation of held-out samples: overall and mean IoU, and the share of empty answers."""
-        scores = {}
-        pipeline = self.pipeline()
+    def evaluate(self, share: Share) -> Evaluation:
+        """One-step segmentation of held-out samples, shared out among the processes: overall and mean IoU, and the
+        share of empty answers; the first few as a picture.
+        """
+        with self._fetched():
+            return self._evaluated(self.pipeline(), share)
+
+    def _evaluated(self, pipeline: GenMaskPipeline, share: Share) -> Evaluation:
+        scores, pictures = {}, {}
         for name, examples in self.validation.items():
+            mine = examples[share.rank :: share.world_size]
             with torch.compiler.set_stance("force_eager"):
-                answers = pipeline.segment(
-                    [e.image for e in examples], [e.text for e in examples], batch_size=32
-                )
+                answers = pipeline.segment([e.image for e in mine], [e.text for e in mine], batch_size=32)
             assert isinstance(answers, list)
-            named, empty = IoUTotals(), {True: [0, 0], False: [0, 0]}
-            for example, answer in zip(examples, answers, strict=True):
-                assert example.mask is not None
-                present = bool(example.mask.any())
-                empty[present][0] += answer.is_empty
-                empty[present][1] += 1
-                if present:
-                    named.add(answer.mask, example.mask, example.ignore)
-            scores[f"{name}_oiou"] = named.overall_iou()
-            scores[f"{name}_miou"] = named.mean_iou()
-            for present, (count, total) in empty.items():
-                scores[f"{name}_{'present' if present else 'absent'}_empty"] = count / max(1, total)
-        return scores
+            if share.rank == 0 and answers:
+                pictures[name] = segmentation_grid(mine[:GRID_ROWS], answers[:GRID_ROWS])
+            scores.update(_scores(name, gather_lists(map(_verdict, mine, answers))))
+        if share.rank == 0 and self.config.generation_batch:
+            pictures["generated"] = self._generated(pipeline)
+        return Evaluation(scores=scores, pictures=pictures)
+
+    def _generated(self, pipeline: GenMaskPipeline) -> Image.Image:
+        """Pictures drawn from the captions of samples that no training step has."""
+        assert self._generation_turns is not None
+        height, width = self.config.sizes[0]
+        captions = []
+        for index in range(GRID_ROWS):
+            name, position = self._generation_turns.locate(index)
+            captions.append(self.generation_sources[name].generation(position, height, width).text)
+        with torch.compiler.set_stance("force_eager"):
+            images = pipeline.generate(captions, height=height, width=width, batch_size=GRID_ROWS)
+        return generation_grid(captions, images)
 
     def save(self, folder: Path) -> None:
-        """A pipeline folder in bfloat16, the parts that must stay float32 excepted."""
+        """A pipeline folder in bfloat16, the parts that must stay float32 excepted; every process of a sharded run must
+        take part, and the first one writes.
+        """
         pipeline = self.pipeline()
-        for module in (self.transformer, self.vlm, self.vae, self.mask_head):
-            if module is not None:
-                module.to(torch.bfloat16)
-        pipeline.save_pretrained(folder)
+        if is_main_process():
+            if self.config.lora_rank:
+                from genmask.training.adapters import merge_lora
+
+                pipeline.transformer = merge_lora(pipeline.transformer)
+            if self.original_vlm is not None:
+                pipeline.vlm = self.original_vlm()
+            for module in (pipeline.transformer, pipeline.vlm, pipeline.vae, pipeline.mask_head):
+                if module is not None:
+                    module.to(torch.bfloat16)
+            pipeline.save_pretrained(folder)
 
 
-def _indices(step: int, size: int) -> range:
-    """Global indices of the samples of a step: they key whatever is random."""
-    return range(step * size, (step + 1) * size)
+def join(samples: Sequence[EncodedSample], **labels: Any) -> Encoding:
+    """Equal-sized samples of a cache as one batch; hidden states are padded to the longest."""
+    longest = max(len(sample.hidden_states) for sample in samples)
+    states = torch.zeros(
+        len(samples), longest, samples[0].hidden_states.shape[1], dtype=samples[0].hidden_states.dtype
+    )
+    mask = torch.zeros(len(samples), longest, dtype=torch.bool)
+    for row, sample in enumerate(samples):
+        states[row, : len(sample.hidden_states)] = sample.hidden_states
+        mask[row, : len(sample.hidden_states)] = True
+    pictures = [sample.picture for sample in samples if sample.picture is not None]
+    return Encoding(
+        x0=torch.stack([sample.x0 for sample in samples]),
+        picture=torch.stack(pictures) if pictures else None,
+        condition=Condition(hidden_states=states, attention_mask=mask),
+        **labels,
+    )
+
+
+def split(encoding: Encoding) -> list[EncodedSample]:
+    """The samples of a batch, for a cache."""
+    lengths = encoding.condition.attention_mask.sum(dim=1).tolist()
+    return [
+        EncodedSample(
+            picture=None if encoding.picture is None else encoding.picture[row],
+            x0=encoding.x0[row],
+            hidden_states=encoding.condition.hidden_states[row, :length],
+        )
+        for row, length in enumerate(lengths)
+    ]
+
+
+def _interleaving(
+    task: str, config: MaskConfig, sources: Mapping[str, SegmentationSource | GenerationSource]
+) -> Interleaving:
+    shares = dict(config.segmentation_sources if task == "segmentation" else config.generation_sources)
+    if unknown := sources.keys() - shares.keys():
+        raise ValueError(
+            f"Got {task} source {min(unknown)!r} without a share in {task}_sources: give it one."
+        )
+    if not sources:
+        raise ValueError(
+            f"Got no {task} source, expected one of {', '.join(shares) or 'those with a share'}."
+        )
+    return Interleaving({name: weight for name, weight in shares.items() if name in sources}, config.seed)
+
+
+def _verdict(example: Example, answer: Segmentation) -> tuple[int, int, bool, bool]:
+    """Intersection and union in pixels, whether there is a target, whether the answer is empty."""
+    assert example.mask is not None
+    counts = count_pixels(answer.mask, example.mask, example.ignore)
+    union = counts.prediction + counts.target - counts.intersection
+    return counts.intersection, union, bool(example.mask.any()), answer.is_empty
+
+
+def _scores(name: str, verdicts: Sequence[tuple[int, int, bool, bool]]) -> dict[str, float]:
+    present = [(i, u) for i, u, is_there, _ in verdicts if is_there]
+    scores = {
+        f"{name}_oiou": sum(i for i, _ in present) / max(1, sum(u for _, u in present)),
+        f"{name}_miou": sum(i / u for i, u in present) / max(1, len(present)),
+    }
+    for key, wanted in (("present", True), ("absent", False)):
+        empty = [is_empty for _, _, is_there, is_empty in verdicts if is_there == wanted]
+        scores[f"{name}_{key}_empty"] = sum(empty) / max(1, len(empty))
+    return scores
+
+
+def _asked(example: Example) -> Drawn:
+    """A mask to be drawn; the picture goes with it."""
+    assert example.mask is not None
+    mask = example.mask if example.ignore is None else example.mask & ~example.ignore
+    return Drawn(_id(example), segmentation_prompt(example.text), example.image, mask)
+
+
+def _id(example: Example) -> str:
+    return f"{example.source}/{example.id}"
+
+
+def _under(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): x for name, x in weights.items() if name.startswith(prefix)}
 
 
 def _to_pixels(images: Tensor) -> Tensor:
