@@ -301,7 +301,7 @@ def killed_after(lines: int) -> Callable[[FrameType, str, Any], Any]:
     return trace
 
 
-@pytest.mark.parametrize("stride", [131, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [131, pytest.param(13, marks=pytest.mark.slow)])
 def test_a_kill_at_any_line_leaves_whole_shards_and_the_rest_is_made_again(
     tmp_path: Path, stride: int
 ) -> None:

@@ -596,3 +596,43 @@ def test_the_text_enters_a_fresh_transformer_at_the_size_of_everything_else():
             torch.randn(2, 20, 256, generator=generator),
         )
     assert 1 / 3 < sizes["attn2"] / sizes["attn1"] < 3
+
+
+def test_a_run_draws_its_tasks_alike_and_each_from_its_own_density(tmp_path: Path) -> None:
+    """Kolmogorov and Smirnov on the noise levels that the transformer was given, at the 1 % level."""
+    config: dict[str, Any] = {"segmentation_batch": 16, "generation_batch": 16, "condition_dropout": 0.5}
+    task = mask_task(sizes=((32, 32),), **config)
+    drawn: dict[int, list[float]] = {1: [], 2: []}  # by the number of frames
+    task.transformer.register_forward_pre_hook(
+        lambda module, args, inputs: drawn[inputs["hidden_states"].shape[2]].extend(
+            (inputs["timestep"][:, -1] / 1000).tolist()
+        ),
+        with_kwargs=True,
+    )
+    empty = toy_processor().prepare([""]).prompt_lengths
+    dropped = {"segmentation": 0, "generation": 0}
+    prepare = task.prepare
+
+    def watch(batches: list[MicroBatch]) -> list[MicroBatch]:
+        for part in batches:
+            for name in dropped:
+                dropped[name] += int((getattr(part, name).prompts.prompt_lengths == empty).sum())
+        return prepare(batches)
+
+    task.prepare = watch  # type: ignore[method-assign, assignment]
+    train(task, replace(LOOP, steps=32, checkpoint_every=32, evaluate_every=0, ema_decay=None), tmp_path)
+    # The last evaluation segments and draws held-out samples, after all steps.
+    levels = {name: sorted(drawn[frames][:512]) for name, frames in (("generation", 1), ("segmentation", 2))}
+    assert len(levels["generation"]) == len(levels["segmentation"]) == 512
+    densities = {
+        "generation": task.config.generation_density,
+        "segmentation": task.config.segmentation_density,
+    }
+    for name, found in levels.items():
+        for other, density in densities.items():
+            expected = density.cdf(torch.tensor(found)).numpy()
+            steps = np.arange(513) / 512
+            distance = max(np.abs(expected - steps[1:]).max(), np.abs(expected - steps[:-1]).max())
+            assert (distance < 1.63 / math.sqrt(512)) == (name == other)
+    assert dropped["segmentation"] == 0
+    assert 200 < dropped["generation"] < 312

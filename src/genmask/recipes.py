@@ -430,7 +430,12 @@ def cache(
     )
     mine = range(rank, steps, world_size)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.loop.mixed_precision == "bf16")
-    made_with = {"vae": str(parts.vae or parts.start), "vlm": str(parts.vlm or parts.start)}
+    made_with = {
+        "vae": str(parts.vae or parts.start),
+        "vlm": str(parts.vlm or parts.start),
+        "precision": f"{task.config.vlm_precision} weights, {recipe.loop.mixed_precision} products",
+        "resolution": str(task.config.resolution),
+    }
     with (
         CacheWriter(output, task.identity, rank=rank, world_size=world_size, made_with=made_with) as writer,
         progress(per_step * len(mine)) as advance,
@@ -593,7 +598,7 @@ def _mask_task(recipe: Recipe, config: MaskConfig, parts: Parts) -> MaskTask:
     dtype = torch.float32 if config.vlm_precision == "float32" else torch.bfloat16
     load_language = partial(load_model, Qwen2_5_VLForConditionalGeneration, vlm, dtype=dtype)
     language = load_language()
-    identity = model_identity(vae, vlm, processor)
+    identity = f"{model_identity(vae, vlm, processor)}-{config.vlm_precision}-{recipe.loop.mixed_precision}"
     return MaskTask(
         config,
         _transformer(config, parts, language.config.get_text_config().hidden_size),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from genmask.data.captions import MAX_FILE_BYTES, CaptionError
-from genmask.data.tar_shards import ShardSample, _damage, _members
+from genmask.data.tar_shards import ShardSample, describe_damage, read_members
 
 MAX_OPEN_SHARDS = 64
 """Files that a process keeps open; operating systems allow a few hundred."""
@@ -73,7 +73,9 @@ class TarIndex:
                 )
             content = os.pread(self._stream(number).fileno(), size, offset)
             if len(content) < size:
-                raise _damage(sample.shard, sample, EOFError(f"{len(content)} of {size} bytes of a {suffix}"))
+                raise describe_damage(
+                    sample.shard, sample, EOFError(f"{len(content)} of {size} bytes of a {suffix}")
+                )
             sample.files[suffix] = content
         return sample
 
@@ -88,7 +90,7 @@ class TarIndex:
         with shard.open("rb") as stream:
             try:
                 with tarfile.open(fileobj=stream, mode="r:") as archive:
-                    for member, key, suffix in _members(archive):
+                    for member, key, suffix in read_members(archive):
                         if member.issparse():  # its content is not in one piece
                             continue
                         if last is None or last.key != key:
@@ -97,7 +99,7 @@ class TarIndex:
                             self._samples.append((number, []))
                         self._samples[-1][1].append(_Member(suffix, member.offset_data, member.size))
             except Exception as error:  # a damaged archive makes tarfile raise nearly anything
-                raise _damage(shard, last, error) from error
+                raise describe_damage(shard, last, error) from error
 
     def _stream(self, number: int) -> BinaryIO:
         if number not in self._open:

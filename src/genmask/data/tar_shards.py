@@ -64,7 +64,7 @@ def read_shard(path: Path, *, part: int = 0, parts: int = 1, start: int = 0) -> 
             gzip.open(path) if path.suffix != ".tar" else path.open("rb") as stream,
             tarfile.open(fileobj=stream, mode="r:") as archive,
         ):
-            for member, key, suffix in _members(archive):
+            for member, key, suffix in read_members(archive):
                 if sample is None or sample.key != key:
                     if sample is not None and is_asked_for():
                         yield sample
@@ -77,13 +77,13 @@ def read_shard(path: Path, *, part: int = 0, parts: int = 1, start: int = 0) -> 
             yield sample if sample.problem or sample.is_whole else _cut(sample)
         number += 1  # of the damage, the same for every part and start
         if is_asked_for():
-            yield ShardSample(shard=path, key="", problem=_damage(path, sample, error))
+            yield ShardSample(shard=path, key="", problem=describe_damage(path, sample, error))
         return
     if sample is not None and is_asked_for():
         yield sample
 
 
-def _members(archive: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
+def read_members(archive: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
     """Plain files with their key and suffix, to the end of the archive, which must be there."""
     before = -1
     while (member := archive.next()) is not None:
@@ -132,7 +132,7 @@ def _cut(sample: ShardSample) -> ShardSample:
     return ShardSample(shard=sample.shard, key=sample.key, problem=problem)
 
 
-def _damage(path: Path, last: ShardSample | None, error: Exception) -> CaptionError:
+def describe_damage(path: Path, last: ShardSample | None, error: Exception) -> CaptionError:
     where = f"at or after key {last.key!r}" if last else "before its first sample"
     why = " ".join(f"{type(error).__name__}: {error}".split())
     return CaptionError(
