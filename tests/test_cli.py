@@ -386,6 +386,38 @@ def test_train_lists_its_recipes_and_passes_options_on(
     assert "nothing" in said
 
 
+def test_a_dry_run_says_what_a_run_needs_and_starts_none(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    options = ["--output", str(tmp_path / "run"), "--dry-run", "--override", "loop.steps=1234"]
+    assert main(["train", "paper", "--processes", "8", *options]) == 0
+    said = capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+    rows = dict(line.split("  ", 1) for line in said.splitlines() if "  " in line.strip())
+    assert rows["parameters"].strip() == "1.42 B"
+    assert rows["steps"].strip() == "1,234"
+    assert "GiB" in rows["memory per GPU"]
+    assert "segmentation_density=PowerLaw(a=0.05)" in said
+    assert "did you mean steps" in refused("train", "paper", *options, "--override", "loop.stps=3")
+    assert "expected 1 or more" in refused("train", "paper", *options, "--processes", "0")
+    assert "expected one of a transformer" in refused("train", "tiny-vae", *options)
+
+
+def test_the_cache_command_encodes_and_finds_again(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    options = ["--start", "tiny", "--output", str(tmp_path / "cache")]
+    options += ["--override", "model.epoch_steps=1", "--override", "model.segmentation_batch=2"]
+    options += ["--override", "model.generation_batch=1"]
+    assert main(["cache", "tiny", *options]) == 0
+    assert "3 samples encoded, 0 found" in capsys.readouterr().out
+    assert main(["cache", "tiny", *options]) == 0
+    assert "0 samples encoded, 3 found" in capsys.readouterr().out
+    assert "made" in refused("cache", "tiny", *options, "--override", "loop.mixed_precision=no")
+    assert "model.epoch_steps" in refused("cache", "tiny", "--start", "tiny", "--output", tmp_path / "other")
+    assert "did you mean tiny" in refused("cache", "tyni", *options)
+
+
 def test_convert(
     published_folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

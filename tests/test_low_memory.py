@@ -19,6 +19,7 @@ from genmask.data.scenes import Scenes
 from genmask.denoiser import GenMaskTransformer
 from genmask.loading import load_model
 from genmask.training.adapters import add_lora, merge_lora
+from genmask.training.offload import lent
 from genmask.training.optimizer import build_optimizers, joined_tensors, plain_tensors
 from genmask.training.quantise import quantise
 from tests.toy import toy_processor, toy_transformer, toy_vlm
@@ -319,3 +320,15 @@ def test_a_missing_package_is_named_in_one_line(
         ValueError, match=r"^Got .* without \w+, expected it: pip install 'genmask\[train\]'\.$"
     ):
         action()
+
+
+def test_lent_weights_come_back_untouched_and_tied() -> None:
+    """To the meta device, which every machine has: while lent, all of the module is there, and then none."""
+    vlm = toy_vlm()
+    before = dict(vlm.named_parameters(remove_duplicate=False))
+    states = {name: x.clone() for name, x in before.items()}
+    with lent(vlm, torch.device("meta")):
+        assert {x.device.type for x in vlm.parameters()} == {"meta"}
+        assert vlm.lm_head.weight is vlm.get_input_embeddings().weight
+    after = dict(vlm.named_parameters(remove_duplicate=False))
+    assert all(after[name] is x and torch.equal(x, states[name]) for name, x in before.items())

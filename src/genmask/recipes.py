@@ -147,7 +147,7 @@ def tiny() -> Recipe:
     shares = (("scenes", 0.72), ("photographs", 0.28))
     return Recipe(
         summary="the bundled transformer, on tiny-vae, tiny-vlm and tiny-recognition",
-        expected="src/genmask/models/tiny/README.md; 100 minutes on 2 cores",
+        expected="see src/genmask/models/tiny/README.md; 90 minutes on 2 cores",
         model=MaskConfig(
             shape=TransformerShape(),
             resolution=RESOLUTION,
@@ -162,7 +162,7 @@ def tiny() -> Recipe:
             compile=True,
         ),
         loop=LoopConfig(
-            steps=7600,
+            steps=5500,
             learning_rate=1.2e-3,
             final_learning_rate=3e-5,
             warmup_steps=100,

@@ -41,21 +41,21 @@ def add_lora(transformer: GenMaskTransformer, rank: int) -> None:
 
 @torch.no_grad()
 def merge_lora(transformer: GenMaskTransformer) -> GenMaskTransformer:
-    """The same function without adapters, with Wan's own keys; `transformer` stays as it is.
+    """The same function without adapters, with Wan's own keys, in memory of its own.
 
     In float32, whatever the frozen weights are in: a bfloat16 weight would round most of what was learned away.
     """
     from peft.tuners.lora import LoraLayer
 
     weights: dict[str, Tensor] = {
-        name.replace(".base_layer.", "."): x.float()
+        name.replace(".base_layer.", "."): x.to(torch.float32, copy=True)
         for name, x in transformer.state_dict().items()
         if ".lora_" not in name
     }
     for name, module in transformer.named_modules():
         if isinstance(module, LoraLayer):
             (adapter,) = module.active_adapters
-            weights[f"{name}.weight"] = weights[f"{name}.weight"] + module.get_delta_weight(adapter)
+            weights[f"{name}.weight"] += module.get_delta_weight(adapter)
     with init_empty_weights():
         merged = GenMaskTransformer.from_config(transformer.config)
     merged.load_state_dict(weights, assign=True)

@@ -6,7 +6,7 @@ VAE and instruction encoder are frozen, as in the paper.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -42,13 +42,16 @@ from genmask.processor import GenMaskProcessor, segmentation_prompt
 from genmask.prompt_batch import PromptBatch
 from genmask.segmentation import Segmentation
 from genmask.timesteps import LogitNormal, PowerLaw, TimestepDensity
+from genmask.training.adapters import add_lora, merge_lora
 from genmask.training.batches import StepBatches
 from genmask.training.cache import EncodedSample, EncodingCache, sample_key
 from genmask.training.estimate import Pass, training_flop
 from genmask.training.grid import generation_grid, segmentation_grid
 from genmask.training.loop import Evaluation
 from genmask.training.network import MaskNetwork
+from genmask.training.offload import lent
 from genmask.training.parallel import Share, full_tensor, gather_lists, is_main_process, is_sharded
+from genmask.training.quantise import quantise
 from genmask.training.recognition import RecognitionHead, label_patches, recognition_loss
 from genmask.training.samples import Encoding, MicroBatch, Samples
 from genmask.training.sources import GenerationSource, SegmentationSource
@@ -204,13 +207,9 @@ class MaskTask:
         original_vlm: Callable[[], Qwen2_5_VLForConditionalGeneration] | None = None,
     ) -> None:
         if config.lora_rank:
-            from genmask.training.adapters import add_lora
-
             add_lora(transformer, config.lora_rank)
         self.original_vlm = original_vlm if config.vlm_precision == "int8" else None
         if config.vlm_precision == "int8":
-            from genmask.training.quantise import quantise
-
             quantise(vlm)
         self.config = config
         self.segmentation_sources, self.generation_sources = segmentation_sources, generation_sources
@@ -356,11 +355,10 @@ class MaskTask:
     def _fetched(self) -> Iterator[None]:
         """Frozen parts that wait on the CPU are where the network is, for a while."""
         device = next(self.network.parameters()).device
-        for part in self._waiting:
-            part.to(device)
-        yield
-        for part in self._waiting:
-            part.to("cpu")
+        with ExitStack() as stack:
+            for part in self._waiting:
+                stack.enter_context(lent(part, device))
+            yield
 
     @torch.no_grad()
     def _encoded(self, samples: Samples | Encoding) -> Encoding:
@@ -500,6 +498,8 @@ class MaskTask:
         if is_sharded(self.network):
             weights = {name: full_tensor(x).detach() for name, x in self.network.state_dict().items()}
             transformer = GenMaskTransformer.from_config(self.transformer.config).to(self.vae.device)
+            if self.config.lora_rank:
+                add_lora(transformer, self.config.lora_rank)
             transformer.load_state_dict(_under("transformer.", weights))
             if mask_head is not None:
                 mask_head = LinearMaskHead.from_config(mask_head.config).to(self.vae.device)
@@ -555,8 +555,6 @@ class MaskTask:
         pipeline = self.pipeline()
         if is_main_process():
             if self.config.lora_rank:
-                from genmask.training.adapters import merge_lora
-
                 pipeline.transformer = merge_lora(pipeline.transformer)
             if self.original_vlm is not None:
                 pipeline.vlm = self.original_vlm()
