@@ -28,9 +28,13 @@ def watch(name: str) -> Any:
     return note
 
 
-def _is_rounded(timestep: torch.Tensor) -> str:
-    """A random time, multiplied by 1000, is hardly ever a number of bfloat16."""
-    return "rounded" if torch.equal(timestep, timestep.bfloat16().float()) else "exact"
+def watch_time(module: nn.Module, args: tuple[torch.Tensor]) -> None:
+    """Note dtype and value in training: a random time, times 1000, is hardly ever a number of bfloat16."""
+    (time,) = args
+    if module.training:
+        seen.add(
+            f"timestep {time.dtype} {'rounded' if torch.equal(time, time.bfloat16().float()) else 'exact'}"
+        )
 
 
 def main(output: str, loop: str, model: str) -> None:
@@ -40,9 +44,7 @@ def main(output: str, loop: str, model: str) -> None:
     embedder = task.transformer.condition_embedder
     embedder.register_forward_hook(watch("time and modulation"))
     task.transformer.blocks[0].norm1.register_forward_hook(watch("norm"))
-    embedder.timesteps_proj.register_forward_pre_hook(
-        lambda module, args: seen.add(f"timestep {args[0].dtype} {_is_rounded(args[0])}")
-    )
+    embedder.timesteps_proj.register_forward_pre_hook(watch_time)
     defaults = replace(LOOP, steps=20, checkpoint_every=10, evaluate_every=0, log_every=1, keep_checkpoints=2)
     finished = train(task, replace(defaults, **json.loads(loop)), Path(output))
     if not dist.is_initialized() or dist.get_rank() == 0:

@@ -40,7 +40,7 @@ def start(output: Path, processes: int, **config: Any) -> subprocess.Popen[str]:
     }
     return subprocess.Popen(
         command(output, processes, **config),
-        cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
 
 
@@ -130,12 +130,24 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.005)
 
 
-def test_sigterm_saves_and_exits_with_zero(alone: Path, tmp_path: Path) -> None:
-    process = start(tmp_path, 1, mixed_precision="no", checkpoint_every=1000, log_every=1)
+@pytest.mark.parametrize("to_the_whole_group", [False, True])
+def test_sigterm_saves_and_exits_with_zero(to_the_whole_group: bool, alone: Path, tmp_path: Path) -> None:
+    """Launchers and clusters send it to the processes that make batches, too."""
+    process = start(
+        tmp_path,
+        1,
+        mixed_precision="no",
+        checkpoint_every=1000,
+        log_every=1,
+        num_workers=int(to_the_whole_group),
+    )
     wait_for(tmp_path / "log.jsonl", process)
     while not curve(tmp_path):
         time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
+    if to_the_whole_group:
+        os.killpg(process.pid, signal.SIGTERM)
+    else:
+        process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err[-3000:]
     assert json.loads(out.splitlines()[-1])["finished"] is False

@@ -347,7 +347,7 @@ def run(
 
     Args:
         name: a key of `RECIPES`.
-        output: folder for the recipe as text, checkpoints, log, pictures and, in the end, `model/`.
+        output: folder for checkpoints, log, pictures, provenance and, in the end, `model/`.
         parts: data, and finished models to build on.
         max_minutes: stop with a checkpoint after so long; the same command goes on.
         recipe: a variation of the named recipe.

@@ -124,10 +124,11 @@ def _state(
     """All tensors by name, and the options of the optimizers, which the recipe knows."""
     states: tuple[Any, Any] = get_state_dict(network, list(optimizers), options=OPTIONS)
     weights, moments = states
-    tied = {
-        x.data_ptr(): name for name, x in reversed(weights.items())
-    }  # a weight of two names is saved by the first
-    tensors = {f"network/{name}": x for name, x in weights.items() if tied[x.data_ptr()] == name}
+    tied = (
+        dict(network.named_parameters(remove_duplicate=False)).keys()
+        - dict(network.named_parameters()).keys()
+    )
+    tensors = {f"network/{name}": x for name, x in weights.items() if name not in tied}
     for name, x in moments.items():
         if isinstance(x, Tensor):
             tensors |= plain_tensors(f"optimizer/{name}", x)

@@ -272,6 +272,7 @@ class _Run:
             sampler=turns,
             num_workers=self.config.num_workers,
             prefetch_factor=4 if self.config.num_workers else None,
+            worker_init_fn=_outlive_termination,
         )
 
     def _step(self, parts: Sequence[Any], step: int, *, stop: bool) -> bool:
@@ -363,6 +364,11 @@ class _Run:
             self.seen,
             keep=self.config.keep_checkpoints,
         )
+
+
+def _outlive_termination(worker: int) -> None:
+    """A SIGTERM to the whole group is the process's to answer: a loader that died of it would take it along."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Flag:

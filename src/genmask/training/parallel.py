@@ -125,7 +125,8 @@ def gather_lists(items: Iterable[Any]) -> list[Any]:
 
 
 def is_main_process() -> bool:
-    return not dist.is_initialized() or dist.get_rank() == 0
+    """Before there is a group, by what the launcher says."""
+    return (dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", 0))) == 0
 
 
 def barrier() -> None:
