@@ -27,7 +27,7 @@ from genmask.commands.data import Data
 from genmask.commands.evaluate import Evaluate
 from genmask.commands.generate import Generate
 from genmask.commands.segment import Segment
-from genmask.commands.terminal import did_you_mean
+from genmask.commands.terminal import did_you_mean, hush
 from genmask.commands.train import Train
 
 COMMANDS: dict[str, Any] = {
@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a text in any language, on a terminal of any
+    hush()
     try:
         parse(list(sys.argv[1:] if argv is None else argv)).run()
     except SystemExit as exit:  # help was asked for

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
+
+NOISY = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
+"""Loggers that warn of GPU kernels nobody asked for, in every process, as soon as torchao is installed."""
+
+
+def hush() -> None:
+    """Let only errors of `NOISY` through; before they are imported."""
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

@@ -104,7 +104,9 @@ def _print_recipes(recipes: Iterable[tuple[str, Callable[[], Recipe]]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("recipe", "what comes out, and what it needs", "to expect", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("recipe", "what comes out, and what it needs", "to expect"):
+        table.add_column(heading, overflow="fold")
     for name, recipe in recipes:
         found = recipe()
         table.add_row(name, found.summary, found.expected)
