@@ -96,7 +96,10 @@ def saved(folder: Path) -> dict[str, Tensor]:
 
 def log(folder: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("steps_per_second", "mfu")} for line in lines]
+    return [
+        {k: v for k, v in line.items() if k not in ("steps_per_second", "samples_per_second", "mfu")}
+        for line in lines
+    ]
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -238,6 +241,7 @@ class Line(WholeSteps):
     """Fits one number, until its loss or only its gradient is not finite."""
 
     names_of_losses = ("distance",)
+    samples_per_step = 1
 
     def __init__(self, breaks_at: int, in_gradient: bool) -> None:
         self.weight = nn.Parameter(torch.ones(1, 1))
@@ -636,3 +640,27 @@ def test_a_run_draws_its_tasks_alike_and_each_from_its_own_density(tmp_path: Pat
             assert (distance < 1.63 / math.sqrt(512)) == (name == other)
     assert dropped["segmentation"] == 0
     assert 200 < dropped["generation"] < 312
+
+
+def test_trackers_get_numbers_and_pictures(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = replace(LOOP, steps=4, trackers=("tensorboard",), log_every=2)
+    train(mask_task(), config, tmp_path / "run")
+    (events,) = (tmp_path / "run" / "genmask").glob("events*")
+    found = EventAccumulator(str(events), size_guidance={"images": 0})
+    found.Reload()
+    lines = log(tmp_path / "run")
+    values = [event.value for event in found.Scalars("segmentation")]
+    assert values == pytest.approx(
+        [line["segmentation"] for line in lines if "segmentation" in line], rel=1e-5
+    )
+    assert {"samples_per_second", "mfu", "held out_oiou"} <= set(found.Tags()["scalars"])
+    assert len(found.Tags()["images"]) == 2
+    rates = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])
+    assert rates["samples_per_second"] == pytest.approx(6 * rates["steps_per_second"], rel=1e-4)
+
+
+def test_an_unknown_tracker_lists_the_known() -> None:
+    with pytest.raises(ValueError, match="Got tracker 'tensorbord', expected one of tensorboard, wandb"):
+        LoopConfig(steps=1, trackers=("tensorbord",))

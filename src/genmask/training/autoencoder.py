@@ -72,6 +72,10 @@ class AutoencoderTask(WholeSteps):
         self.network = self.vae
         self.frozen = nn.ModuleDict()
 
+    @property
+    def samples_per_step(self) -> int:
+        return self.config.batch_size
+
     def batches(self, share: Share) -> Dataset:
         require_one_part(share)
         return StepBatches(self._crops)

@@ -117,6 +117,10 @@ class LanguageTask(WholeSteps):
         self.frozen = nn.ModuleDict()
         self.encoder = InstructionEncoder(self.vlm, processor, differentiable=True)
 
+    @property
+    def samples_per_step(self) -> int:
+        return self.config.batch_size
+
     def batches(self, share: Share) -> Dataset:
         require_one_part(share)
         return StepBatches(self._dialogues)

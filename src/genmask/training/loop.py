@@ -67,6 +67,10 @@ class TrainingTask(Protocol):
     def passes(self) -> tuple[str, ...]:
         """Forward and backward passes of a micro-batch, in order; the last one uses every parameter."""
 
+    @property
+    def samples_per_step(self) -> int:
+        """In all processes together."""
+
     def batches(self, share: Share) -> Dataset:
         """Map from the turn of a process to its micro-batch (made in worker processes); it moves by `.to(device)`."""
 
@@ -232,7 +236,15 @@ class _Run:
         batches = iter(self._loader())
         self.network.train()
         began = time.monotonic()
-        with RunLog(self.output, self.accelerator, self.start, config.steps, asdict(config)) as log:
+        log = RunLog(
+            self.output,
+            self.accelerator,
+            start=self.start,
+            steps=config.steps,
+            samples_per_step=task.samples_per_step,
+            config=asdict(config),
+        )
+        with log:
             for step in range(self.start, config.steps):
                 for group in chain.from_iterable(optimizer.param_groups for optimizer in self.optimizers):
                     group["lr"] = config.learning_rate_at(step)

@@ -245,6 +245,10 @@ class MaskTask:
         if config.compile:
             transformer.compile_repeated_blocks(dynamic=True)
 
+    @property
+    def samples_per_step(self) -> int:
+        return self.config.segmentation_batch + self.config.generation_batch
+
     def batches(self, share: Share) -> Dataset:
         """Map from the turn of a process to its micro-batch.
 

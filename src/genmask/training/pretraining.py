@@ -101,6 +101,10 @@ class PretrainingTask(WholeSteps):
     def _remember(self, block: nn.Module, inputs: tuple[Any, ...], tokens: Tensor) -> None:
         self._tokens = tokens
 
+    @property
+    def samples_per_step(self) -> int:
+        return self.config.batch_size
+
     def batches(self, share: Share) -> Dataset:
         require_one_part(share)
         return StepBatches(self._draw)

@@ -37,13 +37,21 @@ class RunLog:
         accelerator: of the process; its trackers get every number and picture.
         start: steps done before this sitting.
         steps: of the whole run.
+        samples_per_step: in all processes together.
         config: the loop's, for the trackers.
     """
 
     def __init__(
-        self, output: Path, accelerator: Accelerator, start: int, steps: int, config: Mapping[str, Any]
+        self,
+        output: Path,
+        accelerator: Accelerator,
+        *,
+        start: int,
+        steps: int,
+        samples_per_step: int,
+        config: Mapping[str, Any],
     ) -> None:
-        self.output, self.accelerator, self.start = output, accelerator, start
+        self.output, self.accelerator, self.samples_per_step = output, accelerator, samples_per_step
         self.path = output / "log.jsonl"
         self.is_main = accelerator.is_main_process
         self._flop, self._step, self._since = 0.0, start, time.monotonic()
@@ -87,10 +95,12 @@ class RunLog:
     def losses(self, step: int, averages: Mapping[str, float], learning_rate: float) -> None:
         """Mean losses since the last call, after `step` steps."""
         seconds = time.monotonic() - self._since
+        steps_per_second = (step - self._step) / seconds
         record = {
             **averages,
             "learning_rate": learning_rate,
-            "steps_per_second": (step - self._step) / seconds,
+            "steps_per_second": steps_per_second,
+            "samples_per_second": steps_per_second * self.samples_per_step,
         }
         if self._ceiling:
             record["mfu"] = self._flop / seconds / self._ceiling
@@ -99,7 +109,7 @@ class RunLog:
         self._flop, self._step, self._since = 0.0, step, time.monotonic()
         self._write(step, record)
         note = " ".join(f"{name} {value:.4f}" for name, value in averages.items())
-        rates = f"{record['steps_per_second']:.2f} steps/s"
+        rates = f"{record['samples_per_second']:.1f} samples/s"
         if "mfu" in record:
             rates += f", MFU {record['mfu']:.0%}"
         if "memory_gib" in record:
