@@ -47,7 +47,7 @@ def start(output: Path, processes: int, **config: Any) -> subprocess.Popen[str]:
 def launch(output: Path, processes: int, **config: Any) -> dict[str, Any]:
     """Run to the end; what the first process printed."""
     process = start(output, processes, **config)
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err[-3000:]
     return json.loads(out.strip().splitlines()[-1])
 

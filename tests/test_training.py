@@ -664,3 +664,25 @@ def test_trackers_get_numbers_and_pictures(tmp_path: Path) -> None:
 def test_an_unknown_tracker_lists_the_known() -> None:
     with pytest.raises(ValueError, match="Got tracker 'tensorbord', expected one of tensorboard, wandb"):
         LoopConfig(steps=1, trackers=("tensorbord",))
+
+
+def test_a_sample_whose_loss_is_not_finite_is_named_with_step_and_task(tmp_path: Path) -> None:
+    class Broken(MaskTask):
+        def losses(self, network: nn.Module, batch: MicroBatch, step: int, which: str, *rest: Any) -> Any:
+            found = super().losses(network, batch, step, which, *rest)
+            if step == 2 and which == "segmentation":
+                total, weight = found["segmentation"]
+                found["segmentation"] = WeightedSum(total * torch.tensor([1, 1, math.nan, 1]), weight)
+            return found
+
+    task = mask_task()
+    task.__class__ = Broken
+    named = r"Loss 'segmentation' is nan at step 2: segmentation of rectangles/10; the last good state"
+    with pytest.raises(NonFiniteError, match=named):
+        train(task, replace(LOOP, checkpoint_every=1), tmp_path)
+    newest = checkpoint.latest(tmp_path / "checkpoints")
+    assert newest is not None
+    assert newest.name == "step-000000002"
+    weights = {name: x for name, x in saved(newest).items() if name.startswith("network/transformer")}
+    trained = dict(task.network.named_parameters())
+    assert all(torch.equal(trained[name.removeprefix("network/")], x) for name, x in weights.items())

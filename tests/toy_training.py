@@ -45,7 +45,8 @@ class Rectangles:
         image[mask, index % 3] = 250
         ignore = np.zeros_like(mask)
         ignore[:10, :20] = self.with_ignore
-        return Example(image=image, text=f"the {self.colours[index % 3]} mug", mask=mask, ignore=ignore)
+        text = f"the {self.colours[index % 3]} mug"
+        return Example(image=image, text=text, mask=mask, ignore=ignore, source="rectangles", id=str(index))
 
     def generation(self, index: int, height: int, width: int) -> Example:
         found = self.segmentation(index, height, width)
