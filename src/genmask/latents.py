@@ -24,6 +24,11 @@ COMPRESSION = 8
 """Pixels per latent cell, along each side."""
 
 
+def images_to_pixels(images: Tensor) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 in [-1, 1]."""
+    return images.movedim(-1, 1) / 127.5 - 1
+
+
 def mask_to_pixels(mask: Tensor) -> Tensor:
     """Mask in {0, 1} (or soft, in [0, 1]), (..., H, W) -> black-and-white RGB, (..., 3, H, W) in [-1, 1]."""
     return (mask.to(torch.float32) * 2 - 1).unsqueeze(-3).expand(*mask.shape[:-2], 3, *mask.shape[-2:])

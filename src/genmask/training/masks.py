@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from genmask.conditioning import Condition, InstructionEncoder
+from genmask.conditioning import Condition, InstructionEncoder, concatenate
 from genmask.data.example import Example
 from genmask.data.mixture import Interleaving
 from genmask.denoiser import GenMaskBlock, GenMaskTransformer
 from genmask.evaluation.metrics import count_pixels
-from genmask.latents import COMPRESSION, LatentCodec, mask_to_pixels
+from genmask.latents import COMPRESSION, LatentCodec, images_to_pixels, mask_to_pixels
 from genmask.mask_head import LinearMaskHead
 from genmask.objectives import (
     WeightedSum,
@@ -368,7 +368,7 @@ class MaskTask:
     def _encoded(self, samples: Samples | Encoding) -> Encoding:
         if isinstance(samples, Encoding):
             return samples
-        pixels = [_to_pixels(samples.images)]
+        pixels = [images_to_pixels(samples.images)]
         if samples.masks is not None:
             pixels.append(mask_to_pixels(samples.masks))
         with torch.autocast(samples.images.device.type, enabled=False):
@@ -541,7 +541,7 @@ class MaskTask:
         return Evaluation(scores=scores, pictures=pictures)
 
     def _generated(self, pipeline: GenMaskPipeline) -> Image.Image:
-        """Pictures drawn from the captions of samples that no training step has."""
+        """Pictures drawn from the captions of the first samples of the training."""
         assert self._generation_turns is not None
         height, width = self.config.sizes[0]
         captions = []
@@ -570,19 +570,18 @@ class MaskTask:
 
 def join(samples: Sequence[EncodedSample], **labels: Any) -> Encoding:
     """Equal-sized samples of a cache as one batch; hidden states are padded to the longest."""
-    longest = max(len(sample.hidden_states) for sample in samples)
-    states = torch.zeros(
-        len(samples), longest, samples[0].hidden_states.shape[1], dtype=samples[0].hidden_states.dtype
-    )
-    mask = torch.zeros(len(samples), longest, dtype=torch.bool)
-    for row, sample in enumerate(samples):
-        states[row, : len(sample.hidden_states)] = sample.hidden_states
-        mask[row, : len(sample.hidden_states)] = True
+    conditions = [
+        Condition(
+            hidden_states=sample.hidden_states.unsqueeze(0),
+            attention_mask=torch.ones(1, len(sample.hidden_states), dtype=torch.bool),
+        )
+        for sample in samples
+    ]
     pictures = [sample.picture for sample in samples if sample.picture is not None]
     return Encoding(
         x0=torch.stack([sample.x0 for sample in samples]),
         picture=torch.stack(pictures) if pictures else None,
-        condition=Condition(hidden_states=states, attention_mask=mask),
+        condition=concatenate(conditions),
         **labels,
     )
 
@@ -648,11 +647,6 @@ def _id(example: Example) -> str:
 
 def _under(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): x for name, x in weights.items() if name.startswith(prefix)}
-
-
-def _to_pixels(images: Tensor) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 in [-1, 1]."""
-    return images.movedim(-1, 1) / 127.5 - 1
 
 
 def _key(*parts: Any) -> int:

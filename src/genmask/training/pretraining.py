@@ -17,7 +17,7 @@ from genmask.conditioning import Condition
 from genmask.data.example import Example
 from genmask.data.mixture import Interleaving
 from genmask.denoiser import GenMaskTransformer
-from genmask.latents import COMPRESSION, LatentCodec
+from genmask.latents import COMPRESSION, LatentCodec, images_to_pixels
 from genmask.objectives import WeightedSum
 from genmask.training.batches import StepBatches
 from genmask.training.loop import Evaluation
@@ -128,7 +128,7 @@ class PretrainingTask(WholeSteps):
 
     def _loss(self, batch: Patches) -> WeightedSum:
         with torch.no_grad():
-            latents = self.codec.encode(batch.images.movedim(-1, 1) / 127.5 - 1).float()
+            latents = self.codec.encode(images_to_pixels(batch.images)).float()
         condition = self.condition.expand(len(latents)).to(latents.device)
         self.transformer(
             hidden_states=latents.unsqueeze(2),
