@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKLWan, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderKLWan, DiffusionPipeline, SchedulerMixin
 from diffusers.loaders import WanLoraLoaderMixin
 from PIL import Image
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from genmask.conditioning import Condition, InstructionEncoder
+from genmask.conditioning import Condition, Description, InstructionEncoder
 from genmask.denoiser import GenMaskTransformer
 from genmask.images import ImageSource, open_image, resize_to_area
 from genmask.latents import COMPRESSION, LatentCodec, pixels_to_soft_mask
@@ -23,9 +23,11 @@ from genmask.loading import load_model, read_json
 from genmask.mask_head import LinearMaskHead
 from genmask.model_folder import MODEL_INDEX, load_processor, read_model_index, resolve_model
 from genmask.processor import GenMaskProcessor
-from genmask.sampling import integrate, seeded_noise
+from genmask.sampling import check_scheduler, count_calls, integrate, load_scheduler, seeded_noise
 from genmask.segmentation import Segmentation
 
+StepCallback = Callable[["GenMaskPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
+"""Pipeline, number of the step, timestep, {"latents": ...} -> what of these to change."""
 DECODERS = ("vae", "linear")
 """Ways from latents to a mask: the VAE's decoder, or the linear head of the third supervision."""
 
@@ -40,15 +42,17 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         vae: Wan-2.1's; pictures and masks <-> latents.
         vlm: reads picture and sentence.
         processor: makes the VLM's inputs.
-        scheduler: the noise levels of an inference of several steps.
+        scheduler: the noise levels of an inference of several steps; any flow-matching one of diffusers
+            (`sampling.make_scheduler`), also put in later: `pipe.scheduler = ...`.
+        describer: with the same processor, writes the descriptions of `reason`; None: the VLM does.
         mask_head: latents -> mask without the VAE; only models trained with the third supervision have one.
         resolution: pictures are processed at `resolution ** 2` pixels, in their own aspect ratio.
         shortcut: whether the picture's latents are a frame of the transformer's input; False for models trained
             without (Table 6), to which the VLM alone tells what the picture shows.
     """
 
-    model_cpu_offload_seq = "vlm->transformer->vae"
-    _optional_components: ClassVar[list[str]] = ["mask_head"]
+    model_cpu_offload_seq = "describer->vlm->transformer->vae"
+    _optional_components: ClassVar[list[str]] = ["describer", "mask_head"]
     # Sequential offload hooks every layer, but LatentCodec reads the VAE's parameters itself.
     _exclude_from_cpu_offload: ClassVar[list[str]] = ["vae"]
     _lora_loadable_modules: ClassVar[list[str]] = ["transformer"]
@@ -57,7 +61,8 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
     vae: AutoencoderKLWan
     vlm: Qwen2_5_VLForConditionalGeneration
     processor: GenMaskProcessor
-    scheduler: FlowMatchEulerDiscreteScheduler
+    scheduler: SchedulerMixin
+    describer: Qwen2_5_VLForConditionalGeneration | None
     mask_head: LinearMaskHead | None
 
     def __init__(
@@ -66,12 +71,14 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         vae: AutoencoderKLWan,
         vlm: Qwen2_5_VLForConditionalGeneration,
         processor: GenMaskProcessor,
-        scheduler: FlowMatchEulerDiscreteScheduler,
+        scheduler: SchedulerMixin,
+        describer: Qwen2_5_VLForConditionalGeneration | None = None,
         mask_head: LinearMaskHead | None = None,
         resolution: int = 512,
         shortcut: bool = True,
     ) -> None:
         super().__init__()
+        self._interrupt = False
         LatentCodec(vae)  # refuses a VAE of another layout
         for ours, theirs, what in (
             (transformer.config.text_dim, vlm.config.get_text_config().hidden_size, "the VLM's width"),
@@ -92,6 +99,7 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             vlm=vlm,
             processor=processor,
             scheduler=scheduler,
+            describer=describer,
             mask_head=mask_head,
         )
         self.register_to_config(resolution=resolution, shortcut=shortcut)
@@ -131,8 +139,11 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         )
         index = read_model_index(folder, cls.__name__)
         vae_dtype = None if torch_dtype is None else torch.float32
-        scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
-        mask_head = None
+        describer = mask_head = None
+        if index.get("describer", [None])[0] is not None:
+            describer = load_model(
+                Qwen2_5_VLForConditionalGeneration, folder / "describer", dtype=torch_dtype
+            )
         if index.get("mask_head", [None])[0] is not None:
             mask_head = load_model(LinearMaskHead, folder / "mask_head", dtype=torch_dtype)
         pipeline = cls(
@@ -140,7 +151,8 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             vae=load_model(AutoencoderKLWan, folder / "vae", dtype=vae_dtype),
             vlm=load_model(Qwen2_5_VLForConditionalGeneration, folder / "vlm", dtype=torch_dtype),
             processor=load_processor(folder / "processor"),
-            scheduler=FlowMatchEulerDiscreteScheduler.from_config(scheduler_config),
+            scheduler=load_scheduler(read_json(folder / "scheduler" / "scheduler_config.json")),
+            describer=describer,
             mask_head=mask_head,
             resolution=index.get("resolution", 512),
             shortcut=index.get("shortcut", True),
@@ -182,6 +194,20 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
     def encoder(self) -> InstructionEncoder:
         """Picture and sentence -> condition."""
         return InstructionEncoder(self.vlm, self.processor, self._execution_device)
+
+    def describe(self, image: ImageSource, instruction: str) -> Description:
+        """What a question or a roundabout description means in a picture: reasoning segmentation's first stage.
+
+        Raises:
+            ValueError: an unusable picture; an empty or endless instruction.
+        """
+        (instruction,) = _checked_texts(instruction)
+        picture = resize_to_area(open_image(image), self.config.resolution**2, self._cell)
+        return self._describe(picture, instruction)
+
+    def _describe(self, picture: Image.Image, instruction: str) -> Description:
+        vlm = self.vlm if self.describer is None else self.describer
+        return InstructionEncoder(vlm, self.processor, self._execution_device).describe(picture, instruction)
 
     @torch.no_grad()
     def segment(
@@ -242,10 +268,11 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             return []
 
         pictures = [resize_to_area(source, self.config.resolution**2, self._cell) for source in sources]
-        targets = texts
+        targets, fallbacks = texts, [False] * len(texts)
         if reason:
             pairs = zip(owners, texts, strict=True)
-            targets = [self.encoder.describe(pictures[owner], asked).target for owner, asked in pairs]
+            described = [self._describe(pictures[owner], asked) for owner, asked in pairs]
+            targets, fallbacks = [d.target for d in described], [d.is_fallback for d in described]
 
         results: dict[int, Segmentation] = {}
         for indices, latents, condition in self._batches(pictures, targets, batch_size):
@@ -259,6 +286,7 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                     target=targets[i],
                     soft_mask=_resize(soft_mask, source.height, source.width),
                     threshold=threshold,
+                    is_fallback=fallbacks[i],
                 )
         self.maybe_free_model_hooks()
         if isinstance(text, str) and not isinstance(image, list | tuple):
@@ -323,12 +351,17 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             encoder_attention_mask=condition.attention_mask,
         ).sample
 
+    @property
+    def interrupt(self) -> bool:
+        """Whether a callback has asked `generate` to stop, as in diffusers' pipelines: by `_interrupt = True`."""
+        return self._interrupt
+
     @torch.no_grad()
     def generate(
         self,
         prompt: str | Sequence[str],
         *,
-        negative_prompt: str | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
         num_inference_steps: int = 30,
         guidance_scale: float = 5.0,
         seed: int = 0,
@@ -336,21 +369,27 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         width: int | None = None,
         num_images_per_prompt: int = 1,
         batch_size: int = 8,
+        callback_on_step_end: StepCallback | None = None,
     ) -> list[Image.Image]:
-        """Draw a picture from a caption, by Euler steps with classifier-free guidance.
+        """Draw a picture from a caption, in steps of the scheduler, with classifier-free guidance.
 
         Args:
             prompt: a caption, or a list of them.
-            negative_prompt: what guidance leads away from; None is the empty caption.
-            num_inference_steps: Euler steps.
+            negative_prompt: what guidance leads away from, one for all captions or one for each; None is the
+                empty caption.
+            num_inference_steps: of the scheduler.
             guidance_scale: v = v_null + guidance_scale * (v_prompt - v_null); 1 is none, in half the time.
             seed: of the first picture; picture i of the result has the seed `seed + i`.
             height, width: in pixels, multiples of a patch (16); None is the model's resolution.
             num_images_per_prompt: pictures of each caption, one after the other in the result.
             batch_size: pictures in a forward pass.
+            callback_on_step_end: called after each step of each batch as diffusers' pipelines do it, (pipeline,
+                number of the step, timestep in [0, 1000], {"latents": (B, 16, h, w)}); what it returns under
+                "latents" is gone on with. `pipe._interrupt = True` ends the call with what there is.
 
         Returns:
-            RGB pictures, in order; a list for a single caption, too.
+            RGB pictures, in order; a list for a single caption, too. An interrupted call returns the pictures
+            begun, unfinished.
 
         Raises:
             ValueError: an empty or endless caption, a wrong option.
@@ -374,34 +413,70 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                 f"Got {height} x {width} pixels to draw, expected positive multiples of {self._cell}."
             )
 
+        check_scheduler(self.scheduler)
         shape = (self.vae.config.z_dim, height // COMPRESSION, width // COMPRESSION)
-        null = self.encoder.encode_captions([negative_prompt or ""]) if guidance_scale != 1 else None
+        guided = guidance_scale != 1
+        negatives = _negatives(negative_prompt, len(captions), num_images_per_prompt)
         pictures: list[Image.Image] = []
+        self._interrupt = False
         batches = _chunks(list(range(len(captions))), batch_size)
-        with self.progress_bar(total=num_inference_steps * len(batches)) as progress:
+        calls = count_calls(self.scheduler, num_inference_steps)
+        with self.progress_bar(total=calls * len(batches)) as progress:
+
+            def on_step_end(step: int, timestep: Tensor, latents: Tensor) -> Tensor | None:
+                progress.update()
+                if callback_on_step_end is not None:
+                    changed = callback_on_step_end(self, step, timestep, {"latents": latents})
+                    latents = changed.get("latents", latents)
+                return None if self.interrupt else latents
+
             for indices in batches:
                 condition = self.encoder.encode_captions([captions[i] for i in indices])
-                noise = torch.cat([seeded_noise(seed + i, shape) for i in indices])
+                null = self.encoder.encode_captions([negatives[i] for i in indices]) if guided else None
 
-                def velocity(x_t: Tensor, timestep: Tensor, condition: Condition = condition) -> Tensor:
+                def velocity(
+                    x_t: Tensor,
+                    timestep: Tensor,
+                    condition: Condition = condition,
+                    null: Condition | None = null,
+                ) -> Tensor:
                     frame, times = x_t.unsqueeze(2), timestep.expand(len(x_t), 1)
                     v = self._velocity(frame, times, condition)
                     if null is not None:
-                        v_null = self._velocity(frame, times, null.expand(len(x_t)))
+                        v_null = self._velocity(frame, times, null)
                         v = v_null + guidance_scale * (v - v_null)
-                    progress.update()
                     return v.squeeze(2)
 
                 x0 = integrate(
-                    self.scheduler, noise.to(self._execution_device), velocity, num_inference_steps
+                    self.scheduler,
+                    torch.cat([seeded_noise(seed + i, shape) for i in indices]).to(self._execution_device),
+                    velocity,
+                    num_inference_steps,
+                    generators=[torch.Generator().manual_seed(seed + i) for i in indices],
+                    on_step_end=on_step_end,
                 )
                 pictures += _to_pictures(self.codec.decode(x0))
+                if self.interrupt:
+                    break
         self.maybe_free_model_hooks()
         return pictures
 
 
 def _chunks(indices: list[int], size: int) -> list[list[int]]:
     return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
+def _negatives(negative_prompt: str | Sequence[str] | None, count: int, per_prompt: int) -> list[str]:
+    """One for each of `count` pictures, `per_prompt` of each caption."""
+    if negative_prompt is None or isinstance(negative_prompt, str):
+        return [negative_prompt or ""] * count
+    negatives = [text for text in negative_prompt for _ in range(per_prompt)]
+    if len(negatives) != count:
+        raise ValueError(
+            f"Got {len(negative_prompt)} negative prompts for {count // per_prompt} captions, expected as many, "
+            "or one for all."
+        )
+    return negatives
 
 
 def _resize(soft_mask: Tensor, height: int, width: int) -> np.ndarray:

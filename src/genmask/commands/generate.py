@@ -25,7 +25,9 @@ class Generate(Inference):
     negative_prompt: str = ""
     """What to lead away from."""
     num_inference_steps: int = 30
-    """Euler steps."""
+    """Steps of the scheduler."""
+    scheduler: str | None = None
+    """A flow-matching scheduler of diffusers by its class, such as UniPCMultistepScheduler; by default the model's."""
     guidance_scale: float = 5.0
     """How much the caption counts; 1 is no guidance."""
     height: int | None = None
@@ -39,12 +41,18 @@ class Generate(Inference):
         if not self.texts:
             raise ValueError('Got no caption, expected one, as in genmask generate "a red star on grass"')
         prepare_output(self.output)
+        from genmask.sampling import make_scheduler
         from genmask.segmentation import save_png
 
         records = []
         stems: set[str] = set()
         with only_json(self.json):
-            pictures = load(self).generate(
+            pipeline = load(self)
+            if self.scheduler is not None:
+                config = pipeline.scheduler.config
+                shift = config.get("shift", config.get("flow_shift", 1.0))
+                pipeline.scheduler = make_scheduler(self.scheduler, shift)
+            pictures = pipeline.generate(
                 list(self.texts),
                 negative_prompt=self.negative_prompt,
                 num_inference_steps=self.num_inference_steps,
