@@ -11,19 +11,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
+from transformers import Qwen2VLImageProcessorPil
 
 from genmask.conditioning import InstructionEncoder, clean_answer, concatenate
 from genmask.processor import (
     CHAT_TEMPLATE,
-    DESCRIBE_PROMPT,
     MAX_TEXT_TOKENS,
     GenMaskProcessor,
     segmentation_prompt,
 )
 from genmask.training.small_vlm import small_vlm_config
 from genmask.training.tokenizer import SPECIAL_TOKENS, train_tokenizer
-from tests.toy import toy_processor, toy_vlm
+from tests.toy import TOY_DESCRIPTIONS, toy_describer, toy_processor, toy_vlm
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 
@@ -371,33 +370,17 @@ def test_the_encoder_is_frozen_unless_asked() -> None:
 
 
 def test_describe_says_what_the_model_was_trained_to_say_or_falls_back() -> None:
-    torch.manual_seed(0)
-    processor, image = toy_processor(), picture(16, 16)
-    config = small_vlm_config(
-        processor,
-        hidden_size=32,
-        num_layers=1,
-        num_heads=2,
-        vision_hidden_size=8,
-        vision_depth=1,
-        vision_num_heads=2,
-    )
-    encoder = InstructionEncoder(Qwen2_5_VLForConditionalGeneration(config), processor, differentiable=True)
-    questions = ["what can I drink from?", "say nothing"]
-    prompts = [DESCRIBE_PROMPT.format(instruction=question) for question in questions]
-    batch = processor.prepare(prompts, [image, image], ['"The red mug."', ""])
-    optimizer = torch.optim.AdamW(encoder.vlm.parameters(), lr=1e-2)
-    for _ in range(60):
-        encoder.encode_dialogues(batch)[1].mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
+    encoder, image = InstructionEncoder(toy_describer(), toy_processor()), Image.new("RGB", (16, 16))
+    question, silenced = TOY_DESCRIPTIONS
     before = encoder.encode_captions(["a star"])
-    description = encoder.describe(image, questions[0])
+    description = encoder.describe(image, question)
     assert (description.target, description.answer) == ("The red mug", '"The red mug."')
     assert not description.is_fallback
-    silence = encoder.describe(image, questions[1])
-    assert (silence.target, silence.is_fallback) == (questions[1], True)
+    for unusable in (encoder.describe(image, silenced), encoder.describe(image, silenced, max_new_tokens=1)):
+        assert (unusable.target, unusable.is_fallback) == (silenced, True)
+    cut_off = encoder.describe(image, question, max_new_tokens=2)
+    assert (cut_off.target, cut_off.is_fallback) == (question, True)
+    assert cut_off.answer
     after = encoder.encode_captions(
         ["a star"]
     )  # the model remembers a generation's positions: they must not leak

@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from genmask.cli import main
+from genmask.conditioning import Description, InstructionEncoder
 from genmask.data.example import Example
 from genmask.evaluation.benchmarks import BENCHMARKS, load_benchmark
-from genmask.evaluation.evaluate import collect, evaluate, read_predictions, subset
+from genmask.evaluation.evaluate import Record, collect, evaluate, read_predictions, subset
+from genmask.evaluation.metrics import Counts
 from genmask.evaluation.report import Evaluated, details, markdown, overview, report
 
 
@@ -230,3 +232,60 @@ def test_the_command_scores_saved_masks_without_a_model(tmp_path: Path, capsys: 
     (found,) = json.loads(capsys.readouterr().out)["benchmarks"]
     assert found["answer"]["native"]["mIoU"] == found["answer"]["480"]["oIoU"] == 1.0
     assert "oracle" not in found
+
+
+def test_the_command_lets_the_model_reason_and_keeps_what_it_said(
+    toy_pipeline_folder: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is described is what is found; a text without a description is counted."""
+
+    def describe(self: InstructionEncoder, image: Any, instruction: str) -> Description:
+        empty = instruction.endswith("3")
+        return Description(
+            target=instruction if empty else f"the mug {instruction[-1]}", answer="...", is_fallback=empty
+        )
+
+    monkeypatch.setattr(InstructionEncoder, "describe", describe)
+    folder = write_folder(tmp_path / "mine")
+    command = ["evaluate", "--model", str(toy_pipeline_folder), "--benchmark", str(folder), "--json"]
+    command += ["--no-oracle", "--output"]
+    assert main([*command, str(tmp_path / "reasoned"), "--reason"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["benchmarks"]
+    assert found["undescribed"] == 1
+    assert "1 of 4" in (tmp_path / "reasoned/scores.md").read_text()
+    (lines,) = (tmp_path / "reasoned").glob("*/rank-*.jsonl")
+    records = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [record["target"] for record in records] == [
+        "the mug 0", "the mug 1", "the mug 2", "the square 3",
+    ]  # fmt: skip
+
+    rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
+    for row, record in zip(rows, records, strict=True):
+        row["text"] = record["target"]
+    (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main([*command, str(tmp_path / "asked")]) == 0
+    (asked,) = json.loads(capsys.readouterr().out)["benchmarks"]
+    assert asked["answer"] == found["answer"]
+    assert "undescribed" not in asked
+    (lines,) = (tmp_path / "asked").glob("*/rank-*.jsonl")
+    assert all(
+        json.loads(line)["target"] == json.loads(line)["text"] for line in lines.read_text().splitlines()
+    )
+
+    assert main([*command, str(tmp_path / "reasoned")]) == 2  # counts of the other kind are not gone on with
+    assert "reason=False" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "x"), "--reason", "--predictions", str(tmp_path)]) == 2
+    assert "Got --reason with --predictions" in capsys.readouterr().err
+
+
+def test_every_kind_of_question_has_its_interval() -> None:
+    """As long as a table shows the kinds; and they are named in it."""
+    counts = {grid: Counts(3, 4, 5) for grid in ("native", "480")}
+    records = [
+        Record(index=i, id="", kind=f"k{i % 3}", text="", target="", answer=counts, oracle={})
+        for i in range(9)
+    ]
+    scores = report(Evaluated(name="q", empty=1.0, records=records))
+    assert scores["kinds"]["k1"]["answer"]["native"]["mIoU_95"] == pytest.approx((0.5, 0.5))
+    (row,) = (row for row in details(scores) if row[0] == "answer: k1")
+    assert "50.0 [50.0, 50.0]" in row

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from peft import LoraConfig, get_peft_model_state_dict
 from PIL import Image
 from torch import Tensor, nn
@@ -19,9 +19,9 @@ from genmask.images import resize_to_area
 from genmask.latents import LatentCodec, pixels_to_soft_mask
 from genmask.mask_head import LinearMaskHead
 from genmask.pipeline import GenMaskPipeline
-from genmask.sampling import integrate, seeded_noise
+from genmask.sampling import integrate, make_scheduler, seeded_noise
 from tests.conftest import random_picture, toy_pipeline
-from tests.toy import toy_transformer
+from tests.toy import toy_describer, toy_transformer
 
 TEXT = "the red mug"
 
@@ -228,13 +228,32 @@ def test_linear_decoder_needs_no_vae_decoder(
     assert difference(result, loaded.segment(picture, TEXT, decoder="linear")) == 0
 
 
-def test_reasoning_segments_its_own_description(pipeline: GenMaskPipeline, picture: Image.Image) -> None:
+def test_a_describer_writes_the_descriptions_and_nothing_else(
+    pipeline: GenMaskPipeline, picture: Image.Image, tmp_path: Path
+) -> None:
     question = "what can I drink from?"
-    result = pipeline.segment(picture, question, reason=True)
-    described = pipeline.encoder.describe(resize_to_area(picture, 64 * 64), question).target
-    assert (result.text, result.target) == (question, described)
-    assert described != question
-    assert difference(result, pipeline.segment(picture, described)) == 0
+    helped = toy_pipeline(describer=toy_describer())
+    description = helped.describe(picture, question)
+    assert (description.target, description.is_fallback) == ("The red mug", False)
+    result = helped.segment(picture, question, reason=True)
+    assert (result.text, result.target, result.is_fallback) == (question, "The red mug", False)
+    assert difference(result, pipeline.segment(picture, "The red mug")) == 0
+    helped.save_pretrained(tmp_path)
+    assert GenMaskPipeline.from_pretrained(tmp_path).describe(picture, question) == description
+    with pytest.raises(ValueError, match="empty text"):
+        helped.describe(picture, " ")
+
+
+def test_reasoning_without_a_usable_description_says_so(
+    pipeline: GenMaskPipeline, picture: Image.Image
+) -> None:
+    assert pipeline.describer is None
+    assert pipeline.describe(picture, TEXT).is_fallback, "a VLM that never learnt to answer rambles on"
+    result = pipeline.segment(picture, TEXT, reason=True)
+    assert (result.target, result.is_fallback) == (TEXT, True)
+    assert result.to_dict()["is_fallback"] is True
+    assert difference(result, pipeline.segment(picture, TEXT)) == 0
+    assert pipeline.segment(picture, TEXT).to_dict()["is_fallback"] is False
 
 
 def test_parts_of_different_models_are_refused() -> None:
@@ -288,6 +307,69 @@ def test_no_guidance_runs_the_network_once_a_step(pipeline: GenMaskPipeline) -> 
     generated(pipeline, "grass", guidance_scale=2.0, num_inference_steps=3)
     handle.remove()
     assert (unguided, len(calls)) == (3, 9)
+
+
+def test_a_callback_sees_every_step_and_may_change_or_end_it(pipeline: GenMaskPipeline) -> None:
+    seen: list[tuple[int, float, tuple[int, ...]]] = []
+
+    def look(
+        pipe: GenMaskPipeline, step: int, timestep: Tensor, tensors: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        assert pipe is pipeline
+        seen.append((step, float(timestep), tuple(tensors["latents"].shape)))
+        return {}
+
+    plain = generated(pipeline, ["grass", "a star", "sand"], batch_size=2)
+    watched = generated(pipeline, ["grass", "a star", "sand"], batch_size=2, callback_on_step_end=look)
+    assert np.array_equal(plain, watched)
+    assert seen == [(step, 1000.0 - 500 * step, (count, 16, 4, 6)) for count in (2, 1) for step in (0, 1)]
+
+    def blank(
+        pipe: GenMaskPipeline, step: int, timestep: Tensor, tensors: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        return {"latents": torch.zeros_like(tensors["latents"])}
+
+    one, two = generated(pipeline, ["grass", "a star"], num_inference_steps=1, callback_on_step_end=blank)
+    assert np.array_equal(one, two)
+
+    def stop(
+        pipe: GenMaskPipeline, step: int, timestep: Tensor, tensors: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        seen.append((step, float(timestep), ()))
+        pipe._interrupt = step == 1
+        return tensors
+
+    seen.clear()
+    ended = generated(
+        pipeline, ["grass", "a star"], batch_size=1, num_inference_steps=9, callback_on_step_end=stop
+    )
+    assert len(ended) == 1
+    assert len(seen) == 2
+    assert len(generated(pipeline, ["grass", "a star"], batch_size=1)) == 2, (
+        "the next call is not interrupted"
+    )
+
+
+def test_any_flow_matching_scheduler_can_be_put_in(
+    pipeline: GenMaskPipeline, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    euler, mask = generated(pipeline, "grass"), pipeline.segment(picture, TEXT).soft_mask
+    monkeypatch.setattr(pipeline, "scheduler", make_scheduler("UniPCMultistepScheduler"))
+    assert not np.array_equal(generated(pipeline, "grass"), euler)
+    assert np.array_equal(pipeline.segment(picture, TEXT).soft_mask, mask), "one step is Eq. 8 with any"
+    monkeypatch.setattr(pipeline, "scheduler", DDIMScheduler())
+    with pytest.raises(ValueError, match="DDIMScheduler, which is not set to flow matching"):
+        generated(pipeline, "grass")
+
+
+def test_every_caption_may_have_its_own_negative_prompt(pipeline: GenMaskPipeline) -> None:
+    captions, negatives = ["grass", "a star"], ["sand", ""]
+    both = generated(pipeline, captions, negative_prompt=negatives, seed=3)
+    for i, (caption, negative) in enumerate(zip(captions, negatives, strict=True)):
+        alone = generated(pipeline, caption, negative_prompt=negative, seed=3 + i)[0]
+        assert np.abs(both[i].astype(int) - alone.astype(int)).max() <= 1
+    with pytest.raises(ValueError, match="Got 1 negative prompts for 2 captions"):
+        generated(pipeline, captions, negative_prompt=["sand"])
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from genmask.pipeline import GenMaskPipeline
 from genmask.recipes import RECIPES, Parts, Recipe, cost, run
 from genmask.timesteps import PowerLaw
 from genmask.training.autoencoder import AutoencoderConfig
-from genmask.training.language import LanguageConfig
+from genmask.training.language import DescriberConfig, LanguageConfig
 from genmask.training.loop import LoopConfig
 from genmask.training.masks import MaskConfig, MaskTask, TransformerShape
 from genmask.training.pretraining import PretrainingConfig
@@ -75,7 +75,7 @@ def test_every_name_is_a_complete_configuration(name: str) -> None:
     recipe = RECIPES[name]()
     assert recipe == RECIPES[name]()
     assert isinstance(recipe.loop, LoopConfig)
-    assert isinstance(recipe.model, AutoencoderConfig | LanguageConfig | PretrainingConfig | MaskConfig)
+    assert isinstance(recipe.model, AutoencoderConfig | LanguageConfig | DescriberConfig | PretrainingConfig | MaskConfig)
     for line in (recipe.summary, recipe.expected):
         assert line.isascii()
         assert "\n" not in line
@@ -94,7 +94,7 @@ def test_the_sizes_suit_the_model() -> None:
 def test_an_unknown_name_lists_the_known(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError,
-        match=r"^Got recipe 'tiny-vea', expected one of tiny-vae, tiny-vlm, tiny-recognition, tiny, finetune, paper",
+        match=r"^Got recipe 'tiny-vea', expected one of tiny-vae, tiny-vlm, tiny-describer, tiny-recognition, tiny, finetune, paper",
     ):
         run("tiny-vea", tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -6,12 +6,16 @@ from functools import cache
 
 import torch
 from diffusers import AutoencoderKLWan
+from PIL import Image
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
+from genmask.conditioning import InstructionEncoder
 from genmask.denoiser import GenMaskTransformer
-from genmask.processor import GenMaskProcessor
+from genmask.processor import DESCRIBE_PROMPT, GenMaskProcessor
 from genmask.training.small_vlm import small_vlm_config
 from genmask.training.tokenizer import train_tokenizer
+
+TOY_DESCRIPTIONS = {"what can I drink from?": '"The red mug."', "say nothing": ""}
 
 
 def toy_vae(seed: int = 0) -> AutoencoderKLWan:
@@ -57,3 +61,18 @@ def toy_vlm(seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
             if parameter.ndim > 1:
                 parameter.mul_(8)
     return model
+
+
+@cache
+def toy_describer() -> Qwen2_5_VLForConditionalGeneration:
+    """One that has learnt by heart how to answer the keys of `TOY_DESCRIPTIONS`; not to be changed."""
+    model, image = toy_vlm(seed=3), Image.new("RGB", (16, 16))
+    encoder = InstructionEncoder(model, toy_processor(), differentiable=True)
+    prompts = [DESCRIBE_PROMPT.format(instruction=instruction) for instruction in TOY_DESCRIPTIONS]
+    batch = toy_processor().prepare(prompts, [image] * len(prompts), list(TOY_DESCRIPTIONS.values()))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(80):
+        encoder.encode_dialogues(batch)[1].mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.requires_grad_(False)

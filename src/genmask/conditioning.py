@@ -69,11 +69,11 @@ class Description:
     """What the model took an instruction to mean."""
 
     target: str
-    """Words for `segmentation_prompt`: the cleaned answer, or the instruction where the answer was empty."""
+    """Words for `segmentation_prompt`: the cleaned answer, or the instruction where that is of no use."""
     answer: str
     """What the model wrote, as it wrote it."""
     is_fallback: bool
-    """The answer held no word, and `target` is the instruction."""
+    """The answer held no word or came to no end, and `target` is the instruction."""
 
 
 @dataclass(frozen=True)
@@ -182,17 +182,18 @@ class InstructionEncoder:
         Args:
             image: the picture.
             instruction: a question or a roundabout description ("what can I drink from?").
-            max_new_tokens: longest answer.
+            max_new_tokens: longest answer; one that is cut off is a ramble, and not used.
 
         Returns:
             The answer as a target. Decoding is greedy: the same input gives the same description.
         """
-        prompt = self.processor.describe_prompt.replace("{instruction}", " ".join(instruction.split()))
-        batch = self.processor.prepare([prompt], [image], answers=[""]).to(self._device)
+        prompts = [self.processor.describing_prompt(instruction)]
+        batch = self.processor.prepare(prompts, [image], answers=[""]).to(self._device)
         assert batch.pixel_values is not None
         # An empty answer without its end of turn: the model goes on from there.
         input_ids = batch.input_ids[:, :-1]
         tokenizer = self.processor.tokenizer
+        ends = [tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.eos_token_id]
         output = self.vlm.generate(
             input_ids=input_ids,
             attention_mask=torch.ones_like(input_ids),
@@ -204,12 +205,13 @@ class InstructionEncoder:
                 num_beams=1,
                 repetition_penalty=1.0,
                 max_new_tokens=max_new_tokens,
-                eos_token_id=[tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.eos_token_id],
+                eos_token_id=ends,
                 pad_token_id=tokenizer.pad_token_id,
             ),
         )
         answer = tokenizer.decode(output[0, input_ids.shape[1] :], skip_special_tokens=True)
-        target = clean_answer(answer)
+        has_ended = int(output[0, -1]) in ends
+        target = clean_answer(answer) if has_ended else ""
         return Description(target=target or instruction, answer=answer, is_fallback=not target)
 
     def _forward(

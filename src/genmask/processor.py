@@ -115,6 +115,10 @@ class GenMaskProcessor(ProcessorMixin):
         rows, columns = self._merged(image_inputs["image_grid_thw"][image_idx])
         return self.image_token * (rows * columns)
 
+    def describing_prompt(self, instruction: str) -> str:
+        """The question what an instruction means in a picture: reasoning segmentation's first stage."""
+        return self.describe_prompt.replace("{instruction}", " ".join(instruction.split()))
+
     def prepare(
         self,
         prompts: Sequence[str],

@@ -18,6 +18,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from genmask.conditioning import InstructionEncoder
 from genmask.data.example import Dialogue, Example
 from genmask.data.photographs import Photographs
+from genmask.data.questions import PhotographQuestions, SceneQuestions
 from genmask.data.scenes import Scenes
 from genmask.denoiser import PAPER_CONFIG, GenMaskTransformer
 from genmask.evaluation.benchmarks import load_benchmark
@@ -31,6 +32,8 @@ from genmask.training.cache import CacheWriter, EncodingCache, FillCounts, fill,
 from genmask.training.datasets import TRAINING_SETS, open_source
 from genmask.training.estimate import Workload, estimate, segmentation_prompt_tokens
 from genmask.training.language import (
+    DescriberConfig,
+    DescriberTask,
     DialogueSource,
     LanguageConfig,
     LanguageTask,
@@ -72,7 +75,7 @@ class Recipe:
     """One line: what comes out, and what it needs."""
     expected: str
     """One line: the score to expect, and the cost."""
-    model: AutoencoderConfig | LanguageConfig | PretrainingConfig | MaskConfig
+    model: AutoencoderConfig | LanguageConfig | DescriberConfig | PretrainingConfig | MaskConfig
     loop: LoopConfig
     start: str | None = None
     """A finished model to go on from, where the user names none."""
@@ -117,6 +120,25 @@ def tiny_vlm() -> Recipe:
             evaluate_every=400,
         ),
         validation_samples=32,
+    )
+
+
+def tiny_describer() -> Recipe:
+    """The bundled model's describer: its vision-language model, which stays as it is, in a copy that can answer."""
+    return Recipe(
+        summary="the bundled describer (reasoning's first stage), from a model's vision-language model (--start)",
+        expected="0.63 of held-out scene questions answered to the letter after 420 steps; 10 minutes on 2 cores",
+        model=DescriberConfig(),
+        loop=LoopConfig(
+            steps=600,
+            learning_rate=1e-3,
+            final_learning_rate=5e-5,
+            warmup_steps=30,
+            checkpoint_every=100,
+            evaluate_every=200,
+        ),
+        start="tiny",
+        validation_samples=64,
     )
 
 
@@ -286,6 +308,7 @@ def low_memory() -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "tiny-vae": tiny_vae,
     "tiny-vlm": tiny_vlm,
+    "tiny-describer": tiny_describer,
     "tiny-recognition": tiny_recognition,
     "tiny": tiny,
     "finetune": finetune,
@@ -515,9 +538,9 @@ def cost(recipe: Recipe, parts: Parts, processes: int = 1) -> list[tuple[str, st
 def _completed(recipe: Recipe, parts: Parts) -> Parts:
     """With the recipe's own start; ValueError for what is missing or not wanted."""
     config = recipe.model
-    if isinstance(config, MaskConfig) and parts.start is None and parts.vae is None and parts.vlm is None:
+    if parts.start is None and parts.vae is None and parts.vlm is None:
         parts = replace(parts, start=recipe.start)
-    if parts.start is not None and not isinstance(config, PretrainingConfig | MaskConfig):
+    if parts.start is not None and isinstance(config, AutoencoderConfig | LanguageConfig):
         raise ValueError(f"Got --start {parts.start}, expected none: this recipe trains a part from scratch.")
     if isinstance(config, MaskConfig) and config.shape is None and parts.start is None:
         raise ValueError(
@@ -543,6 +566,8 @@ def _build(recipe: Recipe, parts: Parts) -> TrainingTask:
         return _mask_task(recipe, config, parts)
     if isinstance(config, PretrainingConfig):
         return _pretraining_task(config, parts)
+    if isinstance(config, DescriberConfig):
+        return _describer_task(config, parts, recipe.validation_samples)
     validation = _held_out(("scenes/val", "photos/val"), parts.data, recipe.validation_samples)
     if isinstance(config, AutoencoderConfig):
         return _autoencoder_task(config, parts.data, validation)
@@ -569,6 +594,28 @@ def _language_task(config: LanguageConfig, photos: Path | None, count: int) -> L
         for name, source in held_out.items()
     }
     return LanguageTask(config, sources, validation, build_processor(config, sources))
+
+
+def _describer_task(config: DescriberConfig, parts: Parts, count: int) -> DescriberTask:
+    """Held out: riddles and the like, half of them in words that are never trained on; and plain expressions."""
+    _, vlm, processor = _folders(parts)
+    sources: list[DialogueSource] = [SceneQuestions("train", RESOLUTION, seed=config.seed)]
+    held_out: dict[str, DialogueSource] = {"scenes": SceneQuestions("val", RESOLUTION)}
+    if parts.data is not None:
+        area = RESOLUTION**2
+        sources.append(PhotographQuestions(parts.data, "train", seed=config.seed, area=area))
+        held_out["photos"] = PhotographQuestions(parts.data, "val", area=area)
+    validation: dict[str, Sequence[Dialogue]] = {
+        name: [source.dialogues(index)[0] for index in range(count)] for name, source in held_out.items()
+    }
+    validation["plain"] = [held_out["scenes"].dialogues(index)[-1] for index in range(count)]
+    return DescriberTask(
+        config,
+        sources,
+        validation,
+        load_model(Qwen2_5_VLForConditionalGeneration, vlm, dtype=torch.float32),
+        load_processor(processor),
+    )
 
 
 def _folders(parts: Parts) -> tuple[Path, Path, Path]:
@@ -610,6 +657,7 @@ def _mask_task(recipe: Recipe, config: MaskConfig, parts: Parts) -> MaskTask:
         vae=load_model(AutoencoderKLWan, vae, dtype=torch.float32),
         vlm=language,
         processor=load_processor(processor),
+        describer=_describer(parts.start, dtype),
         mask_head=_mask_head(config, parts.start),
         cache=None if parts.cache is None else EncodingCache(parts.cache, identity),
         identity=identity,
@@ -643,6 +691,14 @@ def _mask_head(config: MaskConfig, start: str | Path | None) -> LinearMaskHead |
         return None
     folder = resolve_model(start) / "mask_head"
     return load_model(LinearMaskHead, folder, dtype=torch.float32) if folder.is_dir() else None
+
+
+def _describer(start: str | Path | None, dtype: torch.dtype) -> Qwen2_5_VLForConditionalGeneration | None:
+    """The starting model's, if it has one."""
+    folder = None if start is None else resolve_model(start) / "describer"
+    if folder is None or not folder.is_dir():
+        return None
+    return load_model(Qwen2_5_VLForConditionalGeneration, folder, dtype=dtype)
 
 
 def _sources(

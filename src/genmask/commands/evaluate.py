@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from genmask.data.example import Example
+    from genmask.evaluation.evaluate import Answer
     from genmask.pipeline import GenMaskPipeline
+    from genmask.segmentation import Segmentation
 
 EXTREMES = 12
 """Samples on each of the two contact sheets."""
@@ -53,6 +55,8 @@ class Evaluate(Inference):
     """A pixel is in the mask if its soft mask is greater; in [0, 1)."""
     num_noises: int = 1
     """Average over this many noises."""
+    reason: Flag = False
+    """Let the model first describe what each text means, and find that; the lines per sample hold it as "target"."""
     no_oracle: Flag = False
     """Leave out the right masks' round trip through the VAE, which bounds every score."""
     processes: int = 1
@@ -69,6 +73,10 @@ class Evaluate(Inference):
                 raise ValueError(f"Got --{option} {getattr(self, name)}, expected at least 1.")
         if not 0 <= self.threshold < 1:
             raise ValueError(f"Got --threshold {self.threshold}, expected 0 or more and less than 1.")
+        if self.reason and self.predictions is not None:
+            raise ValueError(
+                "Got --reason with --predictions, expected one of them: saved masks are as they are."
+            )
         from genmask.evaluation.benchmarks import load_benchmark
         from genmask.evaluation.evaluate import collect, subset
         from genmask.evaluation.extremes import draw_extremes
@@ -96,9 +104,10 @@ class Evaluate(Inference):
                         f"{self.folder(name)}: this process is done; the scores follow when all others are."
                     )
                     return
-                reports.append(report(Evaluated(name=name, empty=benchmark.empty, records=records)))
+                evaluated = Evaluated(name=name, empty=benchmark.empty, records=records, reason=self.reason)
+                reports.append(report(evaluated))
                 pipeline = pipeline or self.pipeline()
-                draw_extremes(records, examples, self.answer(pipeline), self.folder(name), EXTREMES)
+                draw_extremes(records, examples, self.soft_masks(pipeline), self.folder(name), EXTREMES)
             rows = [overview(reports, self.system), *(details(report) for report in reports)]
             self.write(reports, rows)
         if self.json:
@@ -122,7 +131,7 @@ class Evaluate(Inference):
         """None where no network is needed."""
         return load(self) if not self.no_oracle or self.predictions is None else None
 
-    def answer(self, pipeline: GenMaskPipeline | None) -> Callable[[list[Example]], list[np.ndarray]]:
+    def answer(self, pipeline: GenMaskPipeline | None) -> Answer:
         """The system under test."""
         if self.predictions is not None:
             from genmask.evaluation.evaluate import read_predictions
@@ -130,17 +139,24 @@ class Evaluate(Inference):
             return read_predictions(self.predictions)
         assert pipeline is not None
 
-        def answer(examples: list[Example]) -> list[np.ndarray]:
+        def answer(examples: list[Example]) -> list[Segmentation]:
             results: Any = pipeline.segment(
                 [example.image for example in examples],
                 [example.text for example in examples],
                 num_noises=self.num_noises,
                 batch_size=self.batch_size,
                 seed=self.seed,
+                reason=self.reason,
             )
-            return [result.soft_mask for result in results]
+            return results
 
         return answer
+
+    def soft_masks(self, pipeline: GenMaskPipeline | None) -> Callable[[list[Example]], list[np.ndarray]]:
+        from genmask.evaluation.evaluate import soft_mask
+
+        answer = self.answer(pipeline)
+        return lambda examples: [soft_mask(answered) for answered in answer(examples)]
 
     def count(
         self, pipeline: GenMaskPipeline | None, name: str, examples: Any, rank: int, world_size: int
@@ -161,10 +177,11 @@ class Evaluate(Inference):
                 self.folder(name),
                 settings={
                     "system": self.system,
-                    "weights": _fingerprint(pipeline, self.predictions is None),
+                    "weights": self.fingerprint(pipeline),
                     "seed": self.seed,
                     "num_noises": self.num_noises,
                     "threshold": self.threshold,
+                    "reason": self.reason,
                     "dtype": self.dtype,
                     "oracle": not self.no_oracle,
                 },
@@ -179,6 +196,21 @@ class Evaluate(Inference):
         if done:
             share = f", share {rank + 1} of {world_size}" if world_size > 1 else ""
             print(f"{name}{share}: {done} samples, {done / seconds:.1f} samples/s", file=sys.stderr)
+
+    def fingerprint(self, pipeline: GenMaskPipeline | None) -> str:
+        """Of the weights that the counts depend on: those of another model are not gone on with."""
+        digest = hashlib.sha256()
+        if pipeline is not None:
+            parts = [pipeline.vae]
+            if self.predictions is None:
+                parts.append(pipeline.transformer)
+            if self.reason:
+                parts.append(pipeline.describer or pipeline.vlm)
+            for part in parts:
+                for name, value in part.state_dict().items():
+                    sample = value.detach().flatten()[:: max(1, value.numel() // 64)].float().cpu().numpy()
+                    digest.update(name.encode() + sample.tobytes())
+        return digest.hexdigest()[:16]
 
     def share_out(self) -> None:
         """Count in so many processes; wait for all."""
@@ -216,13 +248,3 @@ def _count_share(command: Evaluate, rank: int) -> None:
     for name in command.benchmark:
         _, examples = load_benchmark(name, command.data)
         command.count(pipeline, name, subset(examples, command.limit), rank, command.processes)
-
-
-def _fingerprint(pipeline: GenMaskPipeline | None, with_transformer: bool) -> str:
-    """Of the weights that the counts depend on: those of another model are not gone on with."""
-    digest = hashlib.sha256()
-    for part in () if pipeline is None else ("vae", *(["transformer"] if with_transformer else [])):
-        for name, value in getattr(pipeline, part).state_dict().items():
-            sample = value.detach().flatten()[:: max(1, value.numel() // 64)].float().cpu().numpy()
-            digest.update(name.encode() + sample.tobytes())
-    return digest.hexdigest()[:16]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from random import Random
+from typing import Literal
 
 import numpy as np
 
@@ -14,7 +17,7 @@ from genmask.data.drawing import Scene
 from genmask.data.example import Dialogue
 from genmask.data.expressions import EXTREMES, RELATIONS, Expression, describe, phrase
 from genmask.data.queries import Extreme, Query, evaluate, named
-from genmask.data.riddles import RIDDLES, SUPERLATIVES
+from genmask.data.riddles import BETWEEN, ODD_ONE_OUT, RIDDLES, SUPERLATIVES, answer_of
 from genmask.data.shapes import SHAPES
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
@@ -23,6 +26,7 @@ SIZE_IN_CAPTION_SHARE = 0.6
 
 Turn = tuple[str, str]
 """A question and its answer."""
+QuestionKind = Literal["riddle", "odd one out", "superlative", "between"]
 
 
 def caption(scene: Scene, rng: Random) -> str:
@@ -70,19 +74,35 @@ def box_words(mask: np.ndarray) -> str:
     return " ".join(["box", *map(str, edges)])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """An indirect instruction about a scene."""
+
+    text: str
+    kind: QuestionKind
+    target: int
+    """Index into `Scene.objects` of the one that is meant."""
+    answer: str
+    """A referring expression that names it and nothing else. It takes as little sight as will do: "what can I drink
+    from?" is "the mug" wherever it is asked, and what is higher than all others "the topmost object". An odd one out,
+    a riddle about several categories and what stands between two others must be seen."""
+
+
+def questions(scene: Scene, rng: Random, held_out: bool = False) -> Iterator[Question]:
+    """At most one of each kind, the rarest first; in held-out words or in those of training."""
+    puzzles = [_odd_one_out, _riddle, _superlative]
+    for puzzle in (_between, *rng.sample(puzzles, len(puzzles))):
+        question = puzzle(scene, rng, held_out)
+        if question is not None:
+            yield question
+
+
 def indirect_instruction(scene: Scene, rng: Random) -> Turn | None:
-    """An instruction that takes a thought, and the clear description it comes to, if the scene has one."""
-    puzzles = [
-        _odd_one_out,
-        rng.choice((_riddle, _between)),
-        rng.choice((_superlative, _riddle)),
-        _superlative,
-    ]
-    for puzzle in puzzles:
-        found = puzzle(scene, rng)
-        answer = None if found is None else describe(scene, found[1], rng)
-        if found is not None and answer is not None:
-            return found[0], answer
+    """An instruction that takes a thought, and what the object that it means looks like, if the scene has one."""
+    for question in questions(scene, rng):
+        answer = describe(scene, question.target, rng)
+        if answer is not None:
+            return question.text, answer
     return None
 
 
@@ -168,41 +188,67 @@ def _only(query: Query, scene: Scene) -> int | None:
     return min(targets) if targets else None
 
 
-Puzzle = tuple[str, int]
-"""An instruction and the index of the object that it is after."""
-
-
-def _riddle(scene: Scene, rng: Random) -> Puzzle | None:
+def _riddle(scene: Scene, rng: Random, held_out: bool) -> Question | None:
     for riddle in rng.sample(RIDDLES, len(RIDDLES)):
-        answers = [i for i, thing in enumerate(scene.objects) if thing.category in riddle.answers]
-        if len(answers) == 1 and not any(thing.category in riddle.doubtful for thing in scene.objects):
-            return rng.choice(riddle.wordings), answers[0]
+        category = answer_of(riddle, [thing.category for thing in scene.objects])
+        if category is not None:
+            return Question(
+                text=riddle.pick(rng, held_out),
+                kind="riddle",
+                target=next(i for i, thing in enumerate(scene.objects) if thing.category == category),
+                answer=f"the {category}",
+            )
     return None
 
 
-def _odd_one_out(scene: Scene, rng: Random) -> Puzzle | None:
+def _odd_one_out(scene: Scene, rng: Random, held_out: bool) -> Question | None:
     """The one object that differs in category, or in colour, where all others agree, if just one does."""
-    odd = set()
-    for values in ([o.category for o in scene.objects], [o.colour for o in scene.objects]):
+    odd: dict[int, str] = {}
+    for values, noun in (
+        ([o.colour for o in scene.objects], "the {} object"),
+        ([o.category for o in scene.objects], "the {}"),
+    ):
         counts = Counter(values).most_common()
         if len(counts) == 2 and counts[1][1] == 1 and len(values) >= 4:
-            odd.add(values.index(counts[1][0]))
-    return (
-        (rng.choice(("the odd one out", "what does not belong here?")), min(odd)) if len(odd) == 1 else None
+            odd[values.index(counts[1][0])] = noun.format(counts[1][0])
+    if len(odd) != 1:
+        return None
+    ((target, answer),) = odd.items()
+    return Question(text=ODD_ONE_OUT.pick(rng, held_out), kind="odd one out", target=target, answer=answer)
+
+
+def _superlative(scene: Scene, rng: Random, held_out: bool) -> Question | None:
+    extreme: Extreme = rng.choice(list(SUPERLATIVES))
+    target = _only(Query(extreme=extreme), scene)
+    if target is None:
+        return None
+    return Question(
+        text=SUPERLATIVES[extreme].pick(rng, held_out),
+        kind="superlative",
+        target=target,
+        answer=EXTREMES[extreme][0].format("object"),
     )
 
 
-def _superlative(scene: Scene, rng: Random) -> Puzzle | None:
-    extreme: Extreme = rng.choice(list(SUPERLATIVES))
-    index = _only(Query(extreme=extreme), scene)
-    return None if index is None else (rng.choice(SUPERLATIVES[extreme]), index)
-
-
-def _between(scene: Scene, rng: Random) -> Puzzle | None:
+def _between(scene: Scene, rng: Random, held_out: bool) -> Question | None:
     pairs = [category for category, n in Counter(o.category for o in scene.objects).items() if n == 2]
     for category in rng.sample(pairs, len(pairs)):
-        query = Query(relation="between", anchor=Query(category=category, plural=True))
-        index = _only(query, scene)
-        if index is not None:
-            return f"what is between the two {SHAPES[category].plural}?", index
+        target = _only(Query(relation="between", anchor=Query(category=category, plural=True)), scene)
+        answer = None if target is None else _looks(scene, target)
+        if target is not None and answer is not None:
+            text = BETWEEN.pick(rng, held_out).format(SHAPES[category].plural)
+            return Question(text=text, kind="between", target=target, answer=answer)
+    return None
+
+
+def _looks(scene: Scene, target: int) -> str | None:
+    """The fewest words for what an object looks like that name nothing else, if there are any."""
+    thing = scene.objects[target]
+    for query, words in (
+        (Query(category=thing.category), thing.category),
+        (Query(colour=thing.colour), f"{thing.colour} object"),
+        (Query(category=thing.category, colour=thing.colour), f"{thing.colour} {thing.category}"),
+    ):
+        if named(query, scene) == {target}:
+            return f"the {words}"
     return None

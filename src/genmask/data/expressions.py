@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Literal
@@ -70,10 +70,12 @@ class Expression:
     """Indices into `Scene.objects`; empty where the sentence names nothing in the picture."""
 
 
-def expressions(scene: Scene, rng: Random, count: int) -> list[Expression]:
-    """`count` different expressions of one scene, their kinds drawn by `SHARES`."""
+def expressions(
+    scene: Scene, rng: Random, count: int, shares: Mapping[Kind, float] = SHARES
+) -> list[Expression]:
+    """`count` different expressions of one scene, their kinds drawn by `shares` (weights of any sum)."""
     found: list[Expression] = []
-    for kind in rng.choices(list(SHARES), weights=list(SHARES.values()), k=count):
+    for kind in rng.choices(list(shares), weights=list(shares.values()), k=count):
         texts = {expression.text for expression in found}
         found.append(next(e for e in _candidates(kind, scene, rng) if e.text not in texts))
     return found

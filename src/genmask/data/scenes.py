@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from random import Random
 from typing import Literal
 
@@ -12,7 +13,7 @@ from genmask.data.composition import AREAS, COLOURS
 from genmask.data.dialogues import caption, dialogues
 from genmask.data.drawing import Scene, draw_scene
 from genmask.data.example import Dialogue, Example
-from genmask.data.expressions import Expression, expressions
+from genmask.data.expressions import SHARES, Expression, Kind, expressions
 from genmask.data.regions import IS, IS_NOT, Regions
 from genmask.data.shapes import SHAPES
 
@@ -29,6 +30,7 @@ class Scenes:
         size: Side of the pictures in pixels, or (height, width); at least 32.
         seed: Any integer; another seed is another stream.
         length: Number of indices, None for an endless source (`len` is then a TypeError).
+        shares: Weights of the kinds of expression.
     """
 
     EXPRESSIONS_PER_SCENE = 4
@@ -41,6 +43,7 @@ class Scenes:
         size: tuple[int, int] | int = 128,
         seed: int = 0,
         length: int | None = None,
+        shares: Mapping[Kind, float] = SHARES,
     ) -> None:
         if split not in ("train", "val"):
             raise ValueError(f"Got split {split!r}, expected one of 'train', 'val'.")
@@ -49,7 +52,7 @@ class Scenes:
             raise ValueError(
                 f"Got size {self.size}, expected sides of at least 32 pixels; shapes need that many."
             )
-        self.split, self.seed, self.length = split, seed, length
+        self.split, self.seed, self.length, self.shares = split, seed, length, shares
         self._cached: tuple[int, Scene, list[Expression]] | None = None
 
     def __len__(self) -> int:
@@ -110,7 +113,8 @@ class Scenes:
         if self._cached is None or self._cached[0] != number:
             rng = self._stream("scene", number)
             scene = draw_scene(rng, self.size)
-            self._cached = (number, scene, expressions(scene, rng, self.EXPRESSIONS_PER_SCENE))
+            found = expressions(scene, rng, self.EXPRESSIONS_PER_SCENE, self.shares)
+            self._cached = (number, scene, found)
         return self._cached[1], self._cached[2]
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 
 from genmask.data.folder import Folder
 from genmask.data.photographs import Photographs
+from genmask.data.questions import PhotographQuestions, SceneQuestions
 from genmask.data.reasoning import ReasonSeg
 from genmask.data.referring import Dataset, Referring
 from genmask.data.scenes import Scenes
@@ -17,6 +18,9 @@ from genmask.evaluation.evaluate import Examples
 
 SCENES = 4000
 """Drawn scenes have no end; so many sentences are the benchmark."""
+QUESTIONS = 1000
+"""Likewise of indirect instructions."""
+PHOTOGRAPHS = "a folder for each source with index.jsonl, classes.json, images/ and labels/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +52,9 @@ _UNC: tuple[Dataset, ...] = ("refcoco", "refcoco+", "grefcoco")
 
 BENCHMARKS: dict[str, Benchmark] = {
     "scenes/val": Benchmark(load=lambda _: Scenes("val", length=SCENES), layout=""),
-    "photos/val": Benchmark(
-        load=lambda root: Photographs(root, "val"),
-        layout="a folder for each source with index.jsonl, classes.json, images/ and labels/",
-    ),
+    "scene-questions/val": Benchmark(load=lambda _: SceneQuestions("val", length=QUESTIONS), layout=""),
+    "photos/val": Benchmark(load=lambda root: Photographs(root, "val"), layout=PHOTOGRAPHS),
+    "photo-questions/val": Benchmark(load=lambda root: PhotographQuestions(root, "val"), layout=PHOTOGRAPHS),
     **{
         f"{dataset}/{split}": _referring(dataset, split, "unc")
         for dataset in _UNC

@@ -19,6 +19,7 @@ from PIL import Image
 from genmask.data.example import Example
 from genmask.data.folder import read_mask
 from genmask.evaluation.metrics import Counts, count_pixels
+from genmask.segmentation import Segmentation
 
 GRIDS = ("native", "480")
 """Where pixels are counted: at the picture's own size, as LISA does, or at 480 x 480 pixels whatever its shape, as LAVT
@@ -34,8 +35,9 @@ class Examples(Protocol):
     def __getitem__(self, index: int, /) -> Example: ...
 
 
-Answer = Callable[[list[Example]], list[np.ndarray]]
-"""Examples -> for each a soft mask, (H, W) float32 in [0, 1] at its picture's size; or a mask, (H, W) bool."""
+Answer = Callable[[list[Example]], Sequence[np.ndarray | Segmentation]]
+"""Examples -> for each a soft mask, (H, W) float32 in [0, 1] at its picture's size; or a mask, (H, W) bool; or all that
+the model answered, of which the soft mask and the description are counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,8 @@ class Record:
     id: str
     kind: str
     text: str
+    target: str
+    """What was looked for: the text or, of a model that reasons, its description of what the text means."""
     answer: dict[str, Counts]
     """By grid."""
     oracle: dict[str, Counts]
@@ -103,9 +107,9 @@ def evaluate(
                 continue
             # The whole batch, even if some of it is done: the same forward pass as without the interruption.
             found = [examples[index] for index in batch]
-            for index, example, soft in zip(batch, found, answer(found), strict=True):
+            for index, example, answered in zip(batch, found, answer(found), strict=True):
                 if index in left:
-                    record = _record(index, example, soft, oracle, threshold)
+                    record = _record(index, example, answered, oracle, threshold)
                     file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
             file.flush()
             counted += len(left)
@@ -131,21 +135,28 @@ def _counts(by_grid: dict[str, list[int]]) -> dict[str, Counts]:
 def _record(
     index: int,
     example: Example,
-    soft: np.ndarray,
+    answered: np.ndarray | Segmentation,
     oracle: Callable[[np.ndarray], np.ndarray] | None,
     threshold: float,
 ) -> Record:
     assert example.mask is not None
     known = example.mask if example.ignore is None else example.mask & ~example.ignore
     drawn = None if oracle is None else oracle(known)
+    soft = soft_mask(answered)
     return Record(
         index=index,
         id=example.id,
         kind=example.kind,
         text=example.text,
+        target=answered.target if isinstance(answered, Segmentation) else example.text,
         answer={grid: _count(soft, example, threshold, grid) for grid in GRIDS},
         oracle={} if drawn is None else {grid: _count(drawn, example, threshold, grid) for grid in GRIDS},
     )
+
+
+def soft_mask(answered: np.ndarray | Segmentation) -> np.ndarray:
+    """(H, W) float32 in [0, 1], or bool."""
+    return answered.soft_mask if isinstance(answered, Segmentation) else answered
 
 
 def _count(soft: np.ndarray, example: Example, threshold: float, grid: str) -> Counts:

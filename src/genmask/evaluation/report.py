@@ -24,19 +24,29 @@ class Evaluated:
     empty: float
     """I / U where both masks are empty: 1 as LISA has it, 0 as LAVT."""
     records: Sequence[Record]
+    reason: bool = False
+    """The model described first what each text means."""
 
 
 def report(evaluated: Evaluated) -> dict[str, Any]:
-    """Every score of a benchmark, of the answers and of the oracle, over all samples and by kind."""
-    return {
+    """Every score of a benchmark, of the answers and of the oracle, over all samples and by kind.
+
+    Of a model that reasons also "undescribed": the samples whose description is the text itself, as it is where the
+    model's answer held no word.
+    """
+    kinds = _by_kind(evaluated.records)
+    scores = {
         "benchmark": evaluated.name,
         "empty": evaluated.empty,
         **_scores(evaluated.records, evaluated.empty, intervals=True),
         "kinds": {
-            kind: _scores(rows, evaluated.empty, intervals=False)
-            for kind, rows in _by_kind(evaluated.records).items()
+            kind: _scores(rows, evaluated.empty, intervals=len(kinds) <= MOST_KINDS)
+            for kind, rows in kinds.items()
         },
     }
+    if evaluated.reason:
+        scores["undescribed"] = sum(record.target == record.text for record in evaluated.records)
+    return scores
 
 
 def _by_kind(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -101,6 +111,12 @@ def overview(reports: Sequence[dict[str, Any]], system: str) -> list[list[str]]:
         ]
         if any(cell != "-" for cell in cells):
             rows.append([name, "empty answers", *cells])
+    cells = [
+        f"{report['undescribed']} of {report['samples']}" if "undescribed" in report else "-"
+        for report in reports
+    ]
+    if any(cell != "-" for cell in cells):
+        rows.append([system, "texts left undescribed", *cells])
     return rows
 
 

@@ -1,9 +1,9 @@
-"""Training a small Qwen2.5-VL from scratch: a language-model loss on answers about pictures."""
+"""Training a small Qwen2.5-VL: from scratch on answers about pictures, then a copy of it on descriptions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -55,6 +55,15 @@ class LanguageConfig:
     """Pictures per step."""
     recall_weight: float = 0.5
     """Weight of the loss that makes the last layer remember which word it stands on."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescriberConfig:
+    """What a finished vision-language model is fine-tuned on, to say plainly what an instruction means."""
+
+    batch_size: int = 12
+    """Pictures per step; each brings its questions, two to five of them."""
     seed: int = 0
 
 
@@ -165,6 +174,69 @@ class LanguageTask(WholeSteps):
     def save(self, folder: Path) -> None:
         """bfloat16 safetensors in the transformers layout, and the processor beside them."""
         self.vlm.to(torch.bfloat16).save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+
+class DescriberTask(WholeSteps):
+    """Cross-entropy of the descriptions, in the prompt in which `InstructionEncoder.describe` asks for them."""
+
+    names_of_losses = ("language",)
+
+    def __init__(
+        self,
+        config: DescriberConfig,
+        sources: Sequence[DialogueSource],
+        validation: dict[str, Sequence[Dialogue]],
+        vlm: Qwen2_5_VLForConditionalGeneration,
+        processor: GenMaskProcessor,
+    ) -> None:
+        self.config = config
+        self.sources = sources
+        self.validation = validation
+        self.processor = processor
+        self.network = vlm.requires_grad_(True).train()
+        self.frozen = nn.ModuleDict()
+        self.encoder = InstructionEncoder(vlm, processor, differentiable=True)
+
+    @property
+    def samples_per_step(self) -> int:
+        return self.config.batch_size
+
+    def batches(self, share: Share) -> Dataset:
+        require_one_part(share)
+        return StepBatches(self._questions)
+
+    def _questions(self, step: int) -> PromptBatch:
+        size, count = self.config.batch_size, len(self.sources)
+        indices = range(step * size, (step + 1) * size)
+        return self._prepare([d for i in indices for d in self.sources[i % count].dialogues(i // count)])
+
+    def _prepare(self, dialogues: Sequence[Dialogue]) -> PromptBatch:
+        asked = [replace(d, question=self.processor.describing_prompt(d.question)) for d in dialogues]
+        return prepare_dialogues(self.processor, asked)
+
+    def losses(
+        self, network: nn.Module, batch: PromptBatch, step: int, which: str, share: Share, micro: int
+    ) -> dict[str, WeightedSum]:
+        return {"language": as_one(self.encoder.encode_dialogues(batch)[1].mean())}
+
+    def evaluate(self, share: Share) -> Evaluation:
+        """Loss of held-out descriptions, nats per token; and the share of those it writes that are exactly right."""
+        scores = {}
+        for name, held in self.validation.items():
+            _, errors = self.encoder.encode_dialogues(self._prepare(held))
+            written = [self.encoder.describe(d.image, d.question) for d in held if d.image is not None]
+            right = [
+                found.target == d.answer and not found.is_fallback
+                for found, d in zip(written, held, strict=True)
+            ]
+            scores[f"{name}_loss"] = float(errors.mean())
+            scores[f"{name}_exact"] = float(np.mean(right))
+        return Evaluation(scores=scores)
+
+    def save(self, folder: Path) -> None:
+        """As `LanguageTask` does: the folder is a pipeline's `describer`, with its processor beside the weights."""
+        self.network.to(torch.bfloat16).save_pretrained(folder)
         self.processor.save_pretrained(folder)
 
 

@@ -181,6 +181,7 @@ class MaskTask:
         segmentation_sources, generation_sources: by name, each with a share in the config.
         validation: held-out samples by name.
         vae, vlm, processor: frozen.
+        describer: of the model to go on from: it is not trained, and saved with the rest.
         mask_head: of the third supervision, to go on from; None for a new one.
         cache: what VAE and VLM made of the samples before; they are not run then.
         original_vlm: loads the VLM again, to be saved where it is quantised for the training.
@@ -201,6 +202,7 @@ class MaskTask:
         vae: AutoencoderKLWan,
         vlm: Qwen2_5_VLForConditionalGeneration,
         processor: GenMaskProcessor,
+        describer: Qwen2_5_VLForConditionalGeneration | None = None,
         mask_head: LinearMaskHead | None = None,
         cache: EncodingCache | None = None,
         identity: str = "",
@@ -219,6 +221,7 @@ class MaskTask:
             self._generation_turns = _interleaving("generation", config, generation_sources)
         self.validation = validation
         self.vae, self.vlm, self.processor = vae.requires_grad_(False), vlm.requires_grad_(False), processor
+        self.describer = describer
         self.codec = LatentCodec(vae)
         self.encoder = InstructionEncoder(vlm, processor)
         self.cache, self.identity = cache, identity
@@ -514,6 +517,7 @@ class MaskTask:
             vlm=self.vlm,
             processor=self.processor,
             scheduler=FlowMatchEulerDiscreteScheduler(),
+            describer=self.describer,
             mask_head=mask_head,
             resolution=self.config.resolution,
             shortcut=self.config.shortcut,
@@ -562,7 +566,7 @@ class MaskTask:
                 pipeline.transformer = merge_lora(pipeline.transformer)
             if self.original_vlm is not None:
                 pipeline.vlm = self.original_vlm()
-            for module in (pipeline.transformer, pipeline.vlm, pipeline.vae, pipeline.mask_head):
+            for module in (pipeline.transformer, pipeline.vlm, pipeline.describer, pipeline.vae, pipeline.mask_head):
                 if module is not None:
                     module.to(torch.bfloat16)
             pipeline.save_pretrained(folder)

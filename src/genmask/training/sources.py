@@ -13,6 +13,7 @@ from PIL import ExifTags, Image
 
 from genmask.data.captions import CaptionError, Skips
 from genmask.data.example import Dialogue, Example
+from genmask.data.expressions import SHARES
 from genmask.data.mixture import Indexed, Repeat, Sized
 from genmask.data.photograph_index import Photograph
 from genmask.data.photographs import Photographs
@@ -47,11 +48,17 @@ class GenerationSource(Protocol):
 
 
 class SceneSource:
-    """Scenes drawn at the size that is asked for; two of a scene's four expressions are used, one after the other."""
+    """Scenes drawn at the size that is asked for; two of a scene's four expressions are used, one after the other.
+
+    Sentences about nothing in the picture come twice as often as in the held-out scenes: to tell that something is
+    missing is harder than to find it.
+    """
+
+    SHARES = {**SHARES, "absent": 2 * SHARES["absent"]}
 
     def __init__(self, sizes: Sequence[Size], seed: int = 0) -> None:
         self.concepts: Sequence[str] = Scenes.CONCEPTS
-        self._scenes = {size: Scenes("train", size=size, seed=seed) for size in sizes}
+        self._scenes = {size: Scenes("train", size=size, seed=seed, shares=self.SHARES) for size in sizes}
 
     def segmentation(self, index: int, height: int, width: int) -> Example:
         scene, which = divmod(index, 2)
