@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -54,6 +55,102 @@ def test_mask_confidence_and_box_follow_from_the_soft_mask(soft: np.ndarray, thr
     else:
         assert result.box is None
         assert result.confidence == pytest.approx(1 - soft.max(), abs=1e-6)
+
+
+def connected_parts(mask: np.ndarray, *, corners: bool) -> list[set[tuple[int, int]]]:
+    """Pixel by pixel: the sets of pixels of `mask` that touch at a side or, if so asked, at a corner."""
+    left = {(int(y), int(x)) for y, x in np.argwhere(mask)}
+    parts = []
+    while left:
+        part = waiting = {left.pop()}
+        while waiting:
+            near = {
+                (y + dy, x + dx)
+                for y, x in waiting
+                for dy, dx in itertools.product((-1, 0, 1), repeat=2)
+                if corners or not dy or not dx
+            }
+            waiting = near & left
+            left -= waiting
+            part = part | waiting
+        parts.append(part)
+    return parts
+
+
+@given(soft_masks, st.integers(1, 5))
+def test_instances_are_the_connected_parts_largest_first(soft: np.ndarray, min_area: int) -> None:
+    result = segmentation(soft)
+    instances = result.instances()
+    areas = [instance.area for instance in instances]
+    assert areas == sorted(areas, reverse=True)
+    found = {frozenset(map(tuple, np.argwhere(instance.mask).tolist())) for instance in instances}
+    assert found == set(map(frozenset, connected_parts(result.mask, corners=True)))
+    for instance in instances:
+        alone = segmentation(np.where(instance.mask, soft, 0))
+        assert (instance.area, instance.box) == (alone.mask.sum(), alone.box)
+        assert instance.confidence == pytest.approx(alone.confidence)
+    assert [instance.area for instance in result.instances(min_area)] == [a for a in areas if a >= min_area]
+
+
+def test_instances_of_nothing_are_none_and_a_part_has_at_least_a_pixel() -> None:
+    assert segmentation(np.zeros((4, 4), np.float32)).instances() == []
+    with pytest.raises(ValueError, match="Got min_area 0, expected at least 1 pixel"):
+        disc().instances(0)
+
+
+shares = st.floats(0, 0.4)
+
+
+@given(soft_masks, st.floats(0, 0.9), shares, shares)
+def test_cleaning_removes_specks_and_holes_and_nothing_else(
+    soft: np.ndarray, threshold: float, min_part: float, max_hole: float
+) -> None:
+    result = segmentation(soft, threshold=threshold)
+    cleaned = result.cleaned(min_part, max_hole)
+
+    parts = connected_parts(result.mask, corners=True)
+    largest = max(map(len, parts), default=0)
+    kept = [part for part in parts if len(part) >= min_part * soft.size]
+    kept = kept or [part for part in parts if len(part) == largest][:1]
+    height, width = soft.shape
+    without_specks = np.zeros(soft.shape, bool)
+    for pixel in set().union(*kept):
+        without_specks[pixel] = True
+    expected = without_specks.copy()
+    for gap in connected_parts(~without_specks, corners=False):
+        is_open = any(y in (0, height - 1) or x in (0, width - 1) for y, x in gap)
+        if not is_open and len(gap) <= max_hole * soft.size:
+            expected[tuple(np.transpose(list(gap)))] = True
+
+    if sum(len(part) == largest for part in parts) == 1 or largest >= min_part * soft.size:
+        np.testing.assert_array_equal(cleaned.mask, expected)
+    assert cleaned.is_empty == result.is_empty
+    untouched = cleaned.mask == result.mask
+    np.testing.assert_array_equal(cleaned.soft_mask[untouched], soft[untouched])
+    if not result.is_empty and not (result.mask & ~cleaned.mask).any():
+        assert cleaned.confidence == pytest.approx(result.confidence)  # holes make it no surer
+    np.testing.assert_array_equal(cleaned.cleaned(min_part, max_hole).soft_mask, cleaned.soft_mask)
+    np.testing.assert_array_equal(result.cleaned(0, 0).soft_mask, soft)
+
+
+def test_cleaning_by_default_mends_a_mask_and_leaves_the_result_it_came_from() -> None:
+    soft = disc(256).soft_mask * np.linspace(0.6, 1, 256, dtype=np.float32)
+    soft[128:132, 128:132] = 0  # a hole
+    soft[5:9, 5:9] = 0.9  # a speck
+    result = segmentation(soft)
+    cleaned = result.cleaned()
+    np.testing.assert_array_equal(cleaned.mask, disc(256).mask)
+    assert cleaned.box == disc(256).box
+    untouched = cleaned.mask == result.mask
+    np.testing.assert_array_equal(cleaned.soft_mask[untouched], soft[untouched])
+    assert result.mask[6, 6]
+    assert not result.mask[130, 130]
+
+
+@pytest.mark.parametrize("shares", [{"min_part": -0.1}, {"max_hole": 1.1}, {"min_part": float("nan")}])
+def test_a_share_of_the_picture_is_checked(shares: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"Got m.* expected a share of the picture in \[0, 1\]"):
+        disc().cleaned(**shares)
 
 
 @given(soft_masks)

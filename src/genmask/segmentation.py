@@ -6,7 +6,7 @@ import json
 import os
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from pycocotools import mask as coco_mask
 
-Box = tuple[int, int, int, int]
+from genmask.instances import Box, Instance, clean, find_instances
 
 
 class SavedFiles(NamedTuple):
@@ -32,7 +33,7 @@ class SavedFiles(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Segmentation:
-    """One picture, one sentence, and the mask it asks for. Everything else follows from these five fields.
+    """One picture, one sentence, and the mask it asks for. Everything else follows from these fields.
 
     Raises:
         ValueError: the soft mask is not float32 in [0, 1] at the picture's size; a threshold outside [0, 1).
@@ -48,6 +49,8 @@ class Segmentation:
     """(H, W) float32 in [0, 1]."""
     threshold: float = 0.5
     """A pixel is in the mask if its soft mask is greater than this; in [0, 1)."""
+    is_fallback: bool = False
+    """Reasoning came to no description that could be used, and the text itself was looked for."""
 
     def __post_init__(self) -> None:
         soft, height_width = self.soft_mask, (self.image.height, self.image.width)
@@ -87,10 +90,36 @@ class Segmentation:
     @cached_property
     def box(self) -> Box | None:
         """(left, top, right, bottom) in pixels, the last two exclusive, as in PIL; None for an empty mask."""
-        if self.is_empty:
-            return None
-        columns, rows = np.flatnonzero(self.mask.any(axis=0)), np.flatnonzero(self.mask.any(axis=1))
-        return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+        return _box_of(self.mask)
+
+    def instances(self, min_area: int = 1) -> list[Instance]:
+        """The connected parts of the mask with at least `min_area` pixels, largest first.
+
+        Pixels that touch at a corner belong together. Things that touch or overlap are one part, and a thing
+        that something else cuts in two is two: parts are told apart by where they are, not by what they are.
+        """
+        return find_instances(self.mask, self.soft_mask, min_area)
+
+    def cleaned(self, min_part: float = 0.001, max_hole: float = 0.001) -> Segmentation:
+        """The same without specks and holes; cleaning that again changes nothing.
+
+        In the soft mask a speck becomes 0 and a hole the mean over the mask, so that mask, box and confidence
+        still follow from it and filling holes makes nothing surer.
+
+        Args:
+            min_part: connected parts smaller than this share of the picture are dropped, in [0, 1]; the
+                default is a square of 16 pixels in 512 x 512. The largest part always stays, however small:
+                what is found never becomes nothing found.
+            max_hole: enclosed gaps up to this share of the picture are filled, in [0, 1]. A gap that reaches
+                the picture's edge is none.
+
+        Raises:
+            ValueError: a share outside [0, 1].
+        """
+        for name, share in (("min_part", min_part), ("max_hole", max_hole)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"Got {name} {share}, expected a share of the picture in [0, 1].")
+        return replace(self, soft_mask=clean(self.soft_mask, self.threshold, min_part, max_hole))
 
     def rle(self) -> dict[str, Any]:
         """COCO's compressed run-length encoding, ready for JSON: "size" [H, W] and "counts", a string."""
@@ -103,21 +132,14 @@ class Segmentation:
         The line is white with a black rim outside, so that it shows on light pictures, on dark ones and on
         those that have the colour of the fill. Its width grows with the picture, to survive scaling down.
         """
-        picture = self.image.convert("RGB")
-        filled = Image.blend(picture, Image.new("RGB", picture.size, color), opacity)
-        width = max(1, round(min(picture.size) / 256))
-        line = self.mask & _grow(~self.mask, width)
-        rim = ~self.mask & _grow(self.mask, width)
-        picture = Image.composite(filled, picture, Image.fromarray(self.mask))
-        picture.paste((255, 255, 255), mask=Image.fromarray(line))
-        picture.paste((0, 0, 0), mask=Image.fromarray(rim))
-        return picture
+        return draw_mask(self.image.convert("RGB"), self.mask, color, opacity)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the pixels of the picture, ready for JSON."""
         return {
             "text": self.text,
             "target": self.target,
+            "is_fallback": self.is_fallback,
             "width": self.image.width,
             "height": self.image.height,
             "threshold": self.threshold,
@@ -140,10 +162,7 @@ class Segmentation:
             OSError: the folder cannot be made or written to.
         """
         stem = file_stem(self.text) if stem is None else stem
-        if not stem or Path(stem).name != stem:
-            raise ValueError(
-                f"Got stem {stem!r}, expected a bare file name such as 'red-mug'; the folder goes first."
-            )
+        check_stem(stem)
         folder = Path(folder)
         files = SavedFiles(*(folder / f"{stem}.{suffix}" for suffix in ("mask.png", "overlay.png", "json")))
         record = self.to_dict() | {"files": {"mask": files.mask.name, "overlay": files.overlay.name}}
@@ -151,7 +170,7 @@ class Segmentation:
         folder.mkdir(parents=True, exist_ok=True)
         save_png(Image.fromarray(self.mask.astype(np.uint8) * 255), files.mask)
         save_png(self.overlay(), files.overlay)
-        _replace(files.json, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+        save_json(record, files.json)
         return files
 
 
@@ -160,11 +179,65 @@ def file_stem(text: str) -> str:
     return "-".join(re.findall(r"\w+", text.lower()))[:60].strip("-") or "mask"
 
 
-def save_png(image: Image.Image, path: Path) -> None:
-    """Write a picture without loss and in one step."""
+def check_stem(stem: str) -> None:
+    """Refuse what is not a bare file name, and so could leave its folder."""
+    if not stem or Path(stem).name != stem:
+        raise ValueError(
+            f"Got stem {stem!r}, expected a bare file name such as 'red-mug'; the folder goes first."
+        )
+
+
+def draw_mask(
+    picture: Image.Image, mask: np.ndarray, color: tuple[int, int, int], opacity: float
+) -> Image.Image:
+    """`mask` (H, W) bool over an RGB picture of its size; see `Segmentation.overlay`."""
+    picture = picture.copy()
+    if (box := _box_of(mask)) is None:
+        return picture
+    width = max(1, round(min(picture.size) / 256))
+    # All that is drawn lies here; in a large picture that is far less to do.
+    left, top = max(box[0] - width, 0), max(box[1] - width, 0)
+    right, bottom = min(box[2] + width, picture.width), min(box[3] + width, picture.height)
+    mask = mask[top:bottom, left:right]
+    around = picture.crop((left, top, right, bottom))
+    filled = Image.blend(around, Image.new("RGB", around.size, color), opacity)
+    line = mask & _grow(~mask, width)
+    rim = ~mask & _grow(mask, width)
+    around.paste(filled, mask=Image.fromarray(mask))
+    around.paste((255, 255, 255), mask=Image.fromarray(line))
+    around.paste((0, 0, 0), mask=Image.fromarray(rim))
+    picture.paste(around, (left, top))
+    return picture
+
+
+def save_json(document: Any, path: Path, indent: int | None = 2) -> None:
+    """Write UTF-8 JSON in one step."""
+    replace_file(path, (json.dumps(document, indent=indent, ensure_ascii=False) + "\n").encode())
+
+
+def save_png(image: Image.Image, path: Path, info: PngInfo | None = None) -> None:
+    """Write a picture without loss and in one step; `info` holds its text chunks."""
     buffer = BytesIO()
-    image.save(buffer, format="PNG")
-    _replace(path, buffer.getvalue())
+    image.save(buffer, format="PNG", pnginfo=info)
+    replace_file(path, buffer.getvalue())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file in one step: beside it first, then renamed over it."""
+    partial = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _box_of(mask: np.ndarray) -> Box | None:
+    """The smallest box around `mask` (H, W) bool; None if that is empty."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    if not len(rows):
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def _grow(mask: np.ndarray, pixels: int) -> np.ndarray:
@@ -174,13 +247,3 @@ def _grow(mask: np.ndarray, pixels: int) -> np.ndarray:
         count = np.pad(mask, ((pixels + 1, pixels), (0, 0))).cumsum(axis=0, dtype=np.int32)
         mask = (count[window:] > count[:-window]).T
     return mask
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file in one step: beside it first, then renamed over it."""
-    partial = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
