@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import tempfile
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 
 def prepare_output(folder: Path) -> None:
@@ -29,3 +33,17 @@ def unique_stem(taken: set[str], *parts: str) -> str:
     stem = next(stem for n in itertools.count(1) if (stem := base if n == 1 else f"{base}-{n}") not in taken)
     taken.add(stem)
     return stem
+
+
+def print_json(head: dict[str, str], **lists: Iterable[Any]) -> None:
+    """One JSON document on stdout, whose lists may be longer than memory."""
+    print("{")
+    pairs = (f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in head.items())
+    print(",\n".join(pairs), end="")
+    for name, items in lists.items():
+        print(f",\n  {json.dumps(name)}: [", end="")
+        for number, item in enumerate(items):
+            text = json.dumps(item, indent=2, ensure_ascii=False)
+            print(",\n" if number else "\n", textwrap.indent(text, "    "), sep="", end="")
+        print("\n  ]", end="")
+    print("\n}")
