@@ -3,7 +3,8 @@
 #   make demo    segment the example pictures with the bundled model and say where the results are
 #   make test    the quick tests: every law, one small instance of each
 #
-# Then: make test-all (the long counts too), make lint, make clean (build and test leftovers, not .venv).
+# Then: make test-all (the long counts too), make lint, make docs (the site), make tutorial (runs the notebook),
+# make clean (build and test leftovers, not .venv).
 #
 # On a machine without a GPU the CPU build of PyTorch is a far smaller download:
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -18,7 +19,7 @@ TORCH := $(shell grep "^torch==" constraints.txt)
 # Test processes run side by side, and small tensors gain nothing from threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint docs tutorial clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -35,8 +36,14 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(VENV)/.installed-dev
+	$(BIN)/zensical build --strict
+
+tutorial: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/test_notebook.py
+
 clean:
-	rm -rf build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf site build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # The stamps are made anew where the pinned versions or the dependencies have changed.
 $(VENV)/.torch: constraints.txt

@@ -566,7 +566,13 @@ class MaskTask:
                 pipeline.transformer = merge_lora(pipeline.transformer)
             if self.original_vlm is not None:
                 pipeline.vlm = self.original_vlm()
-            for module in (pipeline.transformer, pipeline.vlm, pipeline.describer, pipeline.vae, pipeline.mask_head):
+            for module in (
+                pipeline.transformer,
+                pipeline.vlm,
+                pipeline.describer,
+                pipeline.vae,
+                pipeline.mask_head,
+            ):
                 if module is not None:
                     module.to(torch.bfloat16)
             pipeline.save_pretrained(folder)

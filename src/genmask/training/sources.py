@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -54,7 +54,7 @@ class SceneSource:
     missing is harder than to find it.
     """
 
-    SHARES = {**SHARES, "absent": 2 * SHARES["absent"]}
+    SHARES: ClassVar = {**SHARES, "absent": 2 * SHARES["absent"]}
 
     def __init__(self, sizes: Sequence[Size], seed: int = 0) -> None:
         self.concepts: Sequence[str] = Scenes.CONCEPTS
