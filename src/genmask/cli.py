@@ -29,6 +29,7 @@ from genmask.commands.generate import Generate
 from genmask.commands.segment import Segment
 from genmask.commands.terminal import did_you_mean, hush
 from genmask.commands.train import Train
+from genmask.commands.web import Web
 
 COMMANDS: dict[str, Any] = {
     "segment": Segment,
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Any] = {
     "train": Train,
     "cache": Cache,
     "convert": Convert,
+    "web": Web,
 }
 
 

@@ -130,7 +130,7 @@ def tiny_describer() -> Recipe:
         expected="0.63 of held-out scene questions answered to the letter after 420 steps; 10 minutes on 2 cores",
         model=DescriberConfig(),
         loop=LoopConfig(
-            steps=600,
+            steps=1000,
             learning_rate=1e-3,
             final_learning_rate=5e-5,
             warmup_steps=30,
@@ -166,7 +166,7 @@ def tiny_recognition() -> Recipe:
 
 def tiny() -> Recipe:
     """The bundled model: its transformer, on the parts above."""
-    shares = (("scenes", 0.72), ("photographs", 0.28))
+    shares = (("scenes", 0.5), ("photographs", 0.5))
     return Recipe(
         summary="the bundled transformer, on tiny-vae, tiny-vlm and tiny-recognition",
         expected="see src/genmask/models/tiny/README.md; 90 minutes on 2 cores",
