@@ -415,8 +415,9 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
 
         check_scheduler(self.scheduler)
         shape = (self.vae.config.z_dim, height // COMPRESSION, width // COMPRESSION)
-        guided = guidance_scale != 1
         negatives = _negatives(negative_prompt, len(captions), num_images_per_prompt)
+        distinct = list(dict.fromkeys(negatives))
+        nulls = self.encoder.encode_captions(distinct) if guidance_scale != 1 else None
         pictures: list[Image.Image] = []
         self._interrupt = False
         batches = _chunks(list(range(len(captions))), batch_size)
@@ -432,7 +433,11 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
 
             for indices in batches:
                 condition = self.encoder.encode_captions([captions[i] for i in indices])
-                null = self.encoder.encode_captions([negatives[i] for i in indices]) if guided else None
+                null = (
+                    None
+                    if nulls is None
+                    else nulls[torch.tensor([distinct.index(negatives[i]) for i in indices])]
+                )
 
                 def velocity(
                     x_t: Tensor,
