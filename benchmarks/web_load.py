@@ -15,12 +15,10 @@ import asyncio
 import contextlib
 import io
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import time
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +27,9 @@ import httpx
 import psutil
 from PIL import Image
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tests.hostile import bomb
+
 UPLOAD, CALL = "/gradio_api/upload", "/gradio_api/call/segment"
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
 
@@ -150,7 +150,6 @@ def server(model: str) -> Iterator[tuple[psutil.Process, str]]:
 
 
 def toy(folder: Path) -> str:
-    sys.path.insert(0, str(REPOSITORY))
     from tests.conftest import toy_pipeline
 
     toy_pipeline().save_pretrained(folder / "toy")
@@ -161,17 +160,6 @@ def photo() -> bytes:
     buffer = io.BytesIO()
     Image.linear_gradient("L").convert("RGB").save(buffer, format="PNG")
     return buffer.getvalue()
-
-
-def bomb(side: int) -> bytes:
-    """A PNG of a few bytes that says it has `side` x `side` pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    pixels = zlib.compress(b"\0" * 1_000_000, 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 if __name__ == "__main__":

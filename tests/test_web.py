@@ -8,11 +8,9 @@ import io
 import json
 import re
 import socket
-import struct
 import sys
 import time
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +31,7 @@ from genmask.web.folder import PageFolder
 from genmask.web.page import HINT, MAX_STEPS, MAX_TEXTS, Page
 from genmask.web.server import Limits, free_port, serve
 from tests.conftest import random_picture, toy_pipeline
+from tests.hostile import bomb
 
 UPLOAD, CALL = "/gradio_api/upload", "/gradio_api/call/segment"
 
@@ -94,17 +93,6 @@ def png() -> bytes:
     buffer = io.BytesIO()
     random_picture().save(buffer, format="PNG")
     return buffer.getvalue()
-
-
-def bomb(side: int) -> bytes:
-    """A PNG of a few bytes that says it has `side` x `side` pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    pixels = zlib.compress(b"\0" * 1_000_000, 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 def test_segment_of_the_api_is_segment_of_the_pipeline(
