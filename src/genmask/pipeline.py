@@ -25,6 +25,7 @@ from genmask.model_folder import MODEL_INDEX, load_processor, read_model_index, 
 from genmask.processor import GenMaskProcessor
 from genmask.sampling import check_scheduler, count_calls, integrate, load_scheduler, seeded_noise
 from genmask.segmentation import Segmentation
+from genmask.stages import stage
 
 StepCallback = Callable[["GenMaskPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 """Pipeline, number of the step, timestep, {"latents": ...} -> what of these to change."""
@@ -253,7 +254,8 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             raise ValueError("Got decoder 'linear', but this model has no mask_head: use decoder='vae'.")
         texts = _checked_texts(text)
         if isinstance(image, list | tuple):
-            sources = [open_image(source) for source in image]
+            with stage("decode and resize"):
+                sources = [open_image(source) for source in image]
             texts = texts * len(sources) if isinstance(text, str) else texts
             owners = list(range(len(sources)))  # text i is about picture owners[i]
             if len(sources) != len(texts):
@@ -262,12 +264,14 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                     "all; for several texts on one picture give the picture itself, not a list."
                 )
         else:
-            sources = [open_image(cast(ImageSource, image))]
+            with stage("decode and resize"):
+                sources = [open_image(cast(ImageSource, image))]
             owners = [0] * len(texts)
         if not texts:
             return []
 
-        pictures = [resize_to_area(source, self.config.resolution**2, self._cell) for source in sources]
+        with stage("decode and resize"):
+            pictures = [resize_to_area(source, self.config.resolution**2, self._cell) for source in sources]
         targets, fallbacks = texts, [False] * len(texts)
         if reason:
             pairs = zip(owners, texts, strict=True)
@@ -278,16 +282,18 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         for indices, latents, condition in self._batches(pictures, targets, batch_size):
             noises = seeded_noise(seed, latents.shape[1:], num_noises).to(latents.device)
             x0_hat = self._predict_mask(latents, condition, noises, num_inference_steps)
-            for i, soft_mask in zip(indices, self._decode_mask(x0_hat, decoder), strict=True):
-                source = sources[owners[i]]
-                results[i] = Segmentation(
-                    image=source,
-                    text=texts[i],
-                    target=targets[i],
-                    soft_mask=_resize(soft_mask, source.height, source.width),
-                    threshold=threshold,
-                    is_fallback=fallbacks[i],
-                )
+            soft_masks = self._decode_mask(x0_hat, decoder)
+            with stage("resize back"):
+                for i, soft_mask in zip(indices, soft_masks, strict=True):
+                    source = sources[owners[i]]
+                    results[i] = Segmentation(
+                        image=source,
+                        text=texts[i],
+                        target=targets[i],
+                        soft_mask=_resize(soft_mask, source.height, source.width),
+                        threshold=threshold,
+                        is_fallback=fallbacks[i],
+                    )
         self.maybe_free_model_hooks()
         if isinstance(text, str) and not isinstance(image, list | tuple):
             return results[0]
@@ -301,7 +307,8 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         Either one picture for all targets, or a picture for each, batched by size.
         """
         if len(pictures) == 1:
-            condition = self.encoder.encode_prompts(pictures[0], targets, batch_size)
+            with stage("VLM"):
+                condition = self.encoder.encode_prompts(pictures[0], targets, batch_size)
             latents = self._encode_pictures(pictures)
             for indices in _chunks(list(range(len(targets))), batch_size):
                 rows = condition[indices[0] : indices[-1] + 1]
@@ -313,14 +320,16 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         for same_size in by_size.values():
             for indices in _chunks(same_size, batch_size):
                 batch = [pictures[i] for i in indices]
-                condition = self.encoder.encode_segmentation(batch, [targets[i] for i in indices])
+                with stage("VLM"):
+                    condition = self.encoder.encode_segmentation(batch, [targets[i] for i in indices])
                 yield indices, self._encode_pictures(batch), condition
 
     def _encode_pictures(self, pictures: list[Image.Image]) -> Tensor:
         """B pictures of one size -> latents (B, 16, h, w)."""
-        levels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))  # (B, H, W, 3)
-        pixels = levels.to(self._execution_device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return self.codec.encode(pixels)
+        with stage("VAE encode"):
+            levels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))  # (B, H, W, 3)
+            pixels = levels.to(self._execution_device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            return self.codec.encode(pixels)
 
     def _predict_mask(self, picture: Tensor, condition: Condition, noises: Tensor, num_steps: int) -> Tensor:
         """The mean of x0_hat over noises (n, 16, h, w); picture: its latents (B, 16, h, w), a frame at t = 0."""
@@ -337,19 +346,21 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
 
     def _decode_mask(self, x0_hat: Tensor, decoder: str) -> Tensor:
         """(B, 16, h, w) -> soft masks (B, 8h, 8w) in [0, 1], on the CPU."""
-        if decoder == "vae":
-            return pixels_to_soft_mask(self.codec.decode(x0_hat)).cpu()
-        assert self.mask_head is not None
-        return self.mask_head(x0_hat).float().sigmoid().cpu()
+        with stage("decode"):
+            if decoder == "vae":
+                return pixels_to_soft_mask(self.codec.decode(x0_hat)).cpu()
+            assert self.mask_head is not None
+            return self.mask_head(x0_hat).float().sigmoid().cpu()
 
     def _velocity(self, x_t: Tensor, times: Tensor, condition: Condition) -> Tensor:
         """x_t (B, 16, F, h, w), times (B, F) in [0, 1000] -> v like x_t."""
-        return self.transformer(
-            hidden_states=x_t,
-            timestep=times,
-            encoder_hidden_states=condition.hidden_states,
-            encoder_attention_mask=condition.attention_mask,
-        ).sample
+        with stage("DiT"):
+            return self.transformer(
+                hidden_states=x_t,
+                timestep=times,
+                encoder_hidden_states=condition.hidden_states,
+                encoder_attention_mask=condition.attention_mask,
+            ).sample
 
     @property
     def interrupt(self) -> bool:
@@ -417,7 +428,8 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         shape = (self.vae.config.z_dim, height // COMPRESSION, width // COMPRESSION)
         negatives = _negatives(negative_prompt, len(captions), num_images_per_prompt)
         distinct = list(dict.fromkeys(negatives))
-        nulls = self.encoder.encode_captions(distinct) if guidance_scale != 1 else None
+        with stage("VLM"):
+            nulls = self.encoder.encode_captions(distinct) if guidance_scale != 1 else None
         pictures: list[Image.Image] = []
         self._interrupt = False
         batches = _chunks(list(range(len(captions))), batch_size)
@@ -432,7 +444,8 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                 return None if self.interrupt else latents
 
             for indices in batches:
-                condition = self.encoder.encode_captions([captions[i] for i in indices])
+                with stage("VLM"):
+                    condition = self.encoder.encode_captions([captions[i] for i in indices])
                 null = (
                     None
                     if nulls is None
@@ -460,7 +473,8 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                     generators=[torch.Generator().manual_seed(seed + i) for i in indices],
                     on_step_end=on_step_end,
                 )
-                pictures += _to_pictures(self.codec.decode(x0))
+                with stage("decode"):
+                    pictures += _to_pictures(self.codec.decode(x0))
                 if self.interrupt:
                     break
         self.maybe_free_model_hooks()
