@@ -47,6 +47,7 @@ from genmask.training.own_folder import folder_split
 from genmask.training.parallel import Share, is_main_process
 from genmask.training.pretraining import PretrainingConfig, PretrainingTask
 from genmask.training.provenance import write_provenance
+from genmask.training.scaling import DGX_H100, predict
 from genmask.training.sources import SceneSource
 
 RESOLUTION = 128
@@ -474,9 +475,34 @@ def cost(recipe: Recipe, parts: Parts, processes: int = 1) -> list[tuple[str, st
 
     Args:
         recipe: of a transformer.
+        parts: as for `workload`.
+        processes: GPUs to reckon with; several share the weights out (FSDP2).
+    """
+    work = workload(recipe, parts, processes)
+    predicted = predict(work, DGX_H100)
+    step, rate = f"{predicted.seconds:.3g} s", f"{predicted.samples_per_second:,.0f} samples per second"
+    masks, pictures = work.segmentation_samples, work.generation_samples
+    repeats = work.processes * work.accumulation
+    return [
+        ("steps", f"{recipe.loop.steps:,}"),
+        ("samples per step", f"{repeats * masks} masks, {repeats * pictures} pictures"),
+        ("processes x micro-batches", f"{processes} x {work.accumulation}"),
+        *estimate(work).table(),
+        ("a step on H100, predicted, not measured", f"{step}, {rate}"),
+    ]
+
+
+def workload(recipe: Recipe, parts: Parts, processes: int = 1) -> Workload:
+    """A step of a run, in one of its processes.
+
+    Args:
+        recipe: of a transformer.
         parts: a model to start from says how large its parts are; without one they are Wan-2.1-T2V-1.3B's and
             Qwen2.5-VL-7B's.
-        processes: GPUs to reckon with; several share the weights out (FSDP2).
+        processes: several share the weights out (FSDP2).
+
+    Raises:
+        ValueError: a recipe of another part; samples that cannot be shared out evenly.
     """
     config, loop = recipe.model, recipe.loop
     if not isinstance(config, MaskConfig):
@@ -502,37 +528,29 @@ def cost(recipe: Recipe, parts: Parts, processes: int = 1) -> list[tuple[str, st
             adapted = GenMaskTransformer(**transformer)
             add_lora(adapted, config.lora_rank)
         trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    found = estimate(
-        Workload(
-            transformer=transformer,
-            size=(height, width),
-            segmentation_samples=len(share.samples(0, config.segmentation_batch, 0)),
-            generation_samples=len(share.samples(0, config.generation_batch, 0)),
-            segmentation_frames=2 if config.shortcut else 1,
-            prompt_tokens=segmentation_prompt_tokens(height, width, token_side),
-            caption_tokens=CAPTION_TOKENS,
-            accumulation=loop.accumulation,
-            processes=processes,
-            sharded=processes > 1,
-            gradient_checkpointing=config.gradient_checkpointing,
-            compute_bytes=2 if loop.mixed_precision == "bf16" else 4,
-            trainable=trainable,
-            ema=loop.ema_decay is not None,
-            optimizer_bytes=2 if loop.optimizer == "adamw-8bit" else 8,
-            vae=vae,
-            vlm_parameters=vlm_parameters,
-            vlm_bytes={"float32": 4, "bf16": 2, "int8": 1}[config.vlm_precision],
-            cached=parts.cache is not None,
-            offloaded=config.offload,
-            pixel_supervision=config.supervision == "bce-pixels",
-        )
+    return Workload(
+        transformer=transformer,
+        size=(height, width),
+        segmentation_samples=len(share.samples(0, config.segmentation_batch, 0)),
+        generation_samples=len(share.samples(0, config.generation_batch, 0)),
+        segmentation_frames=2 if config.shortcut else 1,
+        prompt_tokens=segmentation_prompt_tokens(height, width, token_side),
+        caption_tokens=CAPTION_TOKENS,
+        accumulation=loop.accumulation,
+        processes=processes,
+        sharded=processes > 1,
+        gradient_checkpointing=config.gradient_checkpointing,
+        compute_bytes=2 if loop.mixed_precision == "bf16" else 4,
+        trainable=trainable,
+        ema=loop.ema_decay is not None,
+        optimizer_bytes=2 if loop.optimizer == "adamw-8bit" else 8,
+        vae=vae,
+        vlm_parameters=vlm_parameters,
+        vlm_bytes={"float32": 4, "bf16": 2, "int8": 1}[config.vlm_precision],
+        cached=parts.cache is not None,
+        offloaded=config.offload,
+        pixel_supervision=config.supervision == "bce-pixels",
     )
-    return [
-        ("steps", f"{loop.steps:,}"),
-        ("samples per step", f"{config.segmentation_batch} masks, {config.generation_batch} pictures"),
-        ("processes x micro-batches", f"{processes} x {loop.accumulation}"),
-        *found.table(),
-    ]
 
 
 def _completed(recipe: Recipe, parts: Parts) -> Parts:
