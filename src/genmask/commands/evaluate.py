@@ -182,7 +182,7 @@ class Evaluate(Inference):
                     "num_noises": self.num_noises,
                     "threshold": self.threshold,
                     "reason": self.reason,
-                    "dtype": self.dtype,
+                    "dtype": None if pipeline is None else str(pipeline.transformer.dtype),
                     "oracle": not self.no_oracle,
                 },
                 oracle=None if self.no_oracle else oracle,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from genmask.commands.inference import Flag, Inference, load
+from genmask.commands.inference import Flag, Inference, load, place
 from genmask.commands.output import prepare_output, print_json
 from genmask.commands.terminal import only_json, progress
 
@@ -81,11 +81,12 @@ class Segment(Inference):
             )
         prepare_output(self.output)
         from genmask.images import open_image
-        from genmask.jobs.answers import Options
 
         for path in self.images:
             if not path.is_dir():
                 open_image(path)  # a bad picture is refused before the work begins, not in its midst
+        from genmask.jobs.answers import Options
+
         options = Options(
             threshold=self.threshold,
             num_inference_steps=self.num_inference_steps,
@@ -170,7 +171,8 @@ class Segment(Inference):
             pictures = find_pictures(self.images, self.text, output=self.output)
             asked = {"images": [str(path.resolve()) for path in self.images], "texts": self.text}
         folder = resolve_model(self.model)
-        asked |= {"model": self.model, "weights": weights_fingerprint(folder), "dtype": self.dtype}
+        _, dtype = place(self.device, self.dtype)
+        asked |= {"model": self.model, "weights": weights_fingerprint(folder), "dtype": dtype}
         job = SegmentJob(pictures=pictures, output=self.output.resolve(), options=options, asked=asked)
         return job, replace(self, model=str(folder.resolve()))
 

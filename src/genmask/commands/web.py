@@ -30,7 +30,7 @@ class Web(Limits):
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, ...; auto takes an accelerator if there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the networks; auto is bfloat16 on CUDA, else float32."""
+    """Of the networks; auto is bfloat16 on CUDA and on processors that multiply in it, else float32."""
 
     def run(self) -> None:
         require_gradio()

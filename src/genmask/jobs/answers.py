@@ -15,7 +15,6 @@ from PIL import Image
 from genmask.formats import save
 from genmask.images import FORMATS, ImageError, open_image, processing_size
 from genmask.jobs.pictures import Picture
-from genmask.latents import COMPRESSION
 from genmask.segmentation import Segmentation, file_stem
 
 if TYPE_CHECKING:
@@ -66,9 +65,12 @@ class Segmenter:
     """
 
     def __init__(self, pipeline: GenMaskPipeline, options: Options, output: Path) -> None:
+        from genmask.latents import COMPRESSION  # not above: what a job is asked needs no diffusers
+
         self.pipeline = pipeline
         self.options = options
         self.output = output
+        self._cell = COMPRESSION * pipeline.transformer.config.patch_size[-1]
         self._segment([], [])  # what the pipeline refuses is refused before any picture is opened
 
     def answer(
@@ -119,8 +121,7 @@ class Segmenter:
             with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
                 lies_on_its_side = image.getexif().get(0x0112, 1) >= 5
                 height, width = image.size if lies_on_its_side else image.size[::-1]
-            cell = COMPRESSION * self.pipeline.transformer.config.patch_size[-1]
-            return processing_size(height, width, self.pipeline.config.resolution**2, cell)
+            return processing_size(height, width, self.pipeline.config.resolution**2, self._cell)
         except Exception:  # as in `open_image`: a hostile header makes Pillow's plugins raise nearly anything
             return None
 
