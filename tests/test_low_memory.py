@@ -18,10 +18,10 @@ from genmask.conditioning import InstructionEncoder
 from genmask.data.scenes import Scenes
 from genmask.denoiser import GenMaskTransformer
 from genmask.loading import load_model
+from genmask.quantise import quantise
 from genmask.training.adapters import add_lora, merge_lora
 from genmask.training.offload import lent
 from genmask.training.optimizer import build_optimizers, joined_tensors, plain_tensors
-from genmask.training.quantise import quantise
 from tests.toy import toy_processor, toy_transformer, toy_vlm
 
 TRAINED = "condition_embedder.text_embedder."

@@ -49,6 +49,14 @@ class Condition:
             attention_mask=self.attention_mask.expand(count, -1),
         )
 
+    def padded(self, multiple: int) -> Condition:
+        """The same, N filled up with padding to a multiple."""
+        extra = -self.attention_mask.shape[1] % multiple
+        return Condition(
+            hidden_states=F.pad(self.hidden_states, (0, 0, 0, extra)),
+            attention_mask=F.pad(self.attention_mask, (0, extra)),
+        )
+
 
 def concatenate(conditions: Sequence[Condition]) -> Condition:
     """The samples of all, in order, padded to the longest; at least one condition."""

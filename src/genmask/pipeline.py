@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from genmask.loading import load_model, read_json
 from genmask.mask_head import LinearMaskHead
 from genmask.model_folder import MODEL_INDEX, load_processor, read_model_index, resolve_model
 from genmask.processor import GenMaskProcessor
+from genmask.quantise import is_quantised, quantise
 from genmask.sampling import check_scheduler, count_calls, integrate, load_scheduler, seeded_noise
 from genmask.segmentation import Segmentation
 from genmask.stages import stage
@@ -31,6 +33,8 @@ StepCallback = Callable[["GenMaskPipeline", int, Tensor, dict[str, Tensor]], dic
 """Pipeline, number of the step, timestep, {"latents": ...} -> what of these to change."""
 DECODERS = ("vae", "linear")
 """Ways from latents to a mask: the VAE's decoder, or the linear head of the third supervision."""
+COMPILED_TEXT_MULTIPLE = 16
+"""Compiled blocks see conditions padded to multiples of so many tokens, as attention kernels want their masks."""
 
 
 class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
@@ -80,6 +84,7 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
     ) -> None:
         super().__init__()
         self._interrupt = False
+        self._text_multiple = 1
         LatentCodec(vae)  # refuses a VAE of another layout
         for ours, theirs, what in (
             (transformer.config.text_dim, vlm.config.get_text_config().hidden_size, "the VLM's width"),
@@ -111,6 +116,7 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         pretrained_model_name_or_path: str | Path,
         *,
         torch_dtype: torch.dtype | None = torch.float32,
+        vlm_precision: Literal["int8"] | None = None,
         device: str | torch.device | None = None,
         revision: str | None = None,
         cache_dir: str | Path | None = None,
@@ -123,13 +129,18 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             pretrained_model_name_or_path: an existing folder, else a bundled name ("tiny"), else a hub id.
             torch_dtype: of transformer and VLM; None keeps the stored one. Time and norms in the transformer
                 stay float32, and so does the VAE, which decodes in the transformer's.
+            vlm_precision: "int8" keeps the linear layers of VLM and describer in eight bits, half the memory of
+                bfloat16; products are still computed in `torch_dtype`. Such a model cannot be saved.
             device: where to put it; None is the CPU.
             revision, cache_dir, token, local_files_only: of a hub id, as in huggingface_hub.
 
         Raises:
             ModelFolderError: unknown name, half-written folder, another pipeline's folder, or any missing or
                 unexpected key, which is named.
+            ValueError: another precision, or int8 without torchao.
         """
+        if vlm_precision not in (None, "int8"):
+            raise ValueError(f"Got vlm_precision {vlm_precision!r}, expected None or 'int8'.")
         # Not diffusers' loader: it only warns about wrong keys, and refuses classes of other packages.
         folder = resolve_model(
             pretrained_model_name_or_path,
@@ -158,6 +169,9 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             resolution=index.get("resolution", 512),
             shortcut=index.get("shortcut", True),
         )
+        if vlm_precision == "int8":
+            for vlm in filter(None, (pipeline.vlm, pipeline.describer)):
+                quantise(vlm)
         return pipeline if device is None else pipeline.to(device)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
@@ -168,7 +182,7 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             kwargs: as in `DiffusionPipeline.save_pretrained`.
 
         Raises:
-            ValueError: a LoRA is loaded.
+            ValueError: a LoRA is loaded, or the VLM is quantised.
             OSError: the folder cannot be written.
         """
         if getattr(self.transformer, "peft_config", None):
@@ -176,11 +190,57 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                 "Got a model with a LoRA loaded, which a model folder cannot hold: call fuse_lora() and then "
                 "unload_lora_weights() to keep its effect, unload_lora_weights() alone to drop it."
             )
+        if any(is_quantised(vlm) for vlm in (self.vlm, self.describer) if vlm is not None):
+            raise ValueError(
+                "Got a model with an int8 VLM, whose lost digits a model folder cannot hold: load it without "
+                "vlm_precision to save it."
+            )
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         # It comes back last: until then, what is in the folder is half-written, and refused.
         (folder / MODEL_INDEX).unlink(missing_ok=True)
         super().save_pretrained(folder, **kwargs)
+
+    def compile_blocks(self, batch_size: int = 8) -> float:
+        """Compile the transformer's blocks (`torch.compile`), for many pictures to come.
+
+        Twice, for single pairs and for batches; pictures of any size and texts of any length then use what is
+        compiled. `generate`, which has a frame less, compiles in its first call. Masks change by rounding alone.
+        Call it once the pipeline is where it runs, with its LoRA if it has one.
+
+        Args:
+            batch_size: of most batches to come; others are taken as well.
+
+        Returns:
+            The seconds it took; a minute is usual.
+
+        Raises:
+            ValueError: there is no compiler here; the pipeline then works as before.
+        """
+        from torch._dynamo.exc import BackendCompilerFailed
+        from torch._inductor.exc import TritonMissing
+        from torch.fx.experimental import _config as shapes
+
+        _check_counts(batch_size=batch_size)
+        began = time.perf_counter()
+        blank = Image.new("RGB", (self.config.resolution, self.config.resolution))
+        self.transformer.compile_repeated_blocks(dynamic=True)
+        self._text_multiple = COMPILED_TEXT_MULTIPLE
+        try:
+            # Else sizes that happen to be equal here, such as rows and columns, would be compiled as one.
+            with shapes.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+                for count in (1, max(2, batch_size)):
+                    self.segment(blank, ["warm-up"] * count, batch_size=count)
+        except (BackendCompilerFailed, TritonMissing) as error:
+            self._text_multiple = 1
+            for block in self.transformer.blocks:
+                block._compiled_call_impl = None
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"Got blocks that cannot be compiled here ({reason}), expected a C++ compiler, such as g++, and on "
+                "a GPU Triton: install it, or go on without compile_blocks()."
+            ) from error
+        return time.perf_counter() - began
 
     @property
     def codec(self) -> LatentCodec:
@@ -355,6 +415,8 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
     def _velocity(self, x_t: Tensor, times: Tensor, condition: Condition) -> Tensor:
         """x_t (B, 16, F, h, w), times (B, F) in [0, 1000] -> v like x_t."""
         with stage("DiT"):
+            if self._text_multiple > 1:
+                condition = condition.padded(self._text_multiple)
             return self.transformer(
                 hidden_states=x_t,
                 timestep=times,

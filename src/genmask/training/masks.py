@@ -40,6 +40,7 @@ from genmask.objectives import (
 from genmask.pipeline import GenMaskPipeline
 from genmask.processor import GenMaskProcessor, segmentation_prompt
 from genmask.prompt_batch import PromptBatch
+from genmask.quantise import quantise
 from genmask.segmentation import Segmentation
 from genmask.timesteps import LogitNormal, PowerLaw, TimestepDensity
 from genmask.training.adapters import add_lora, merge_lora
@@ -51,7 +52,6 @@ from genmask.training.loop import Evaluation
 from genmask.training.network import MaskNetwork
 from genmask.training.offload import lent
 from genmask.training.parallel import Share, full_tensor, gather_lists, is_main_process, is_sharded
-from genmask.training.quantise import quantise
 from genmask.training.recognition import RecognitionHead, label_patches, recognition_loss
 from genmask.training.samples import Encoding, MicroBatch, Samples
 from genmask.training.sources import GenerationSource, SegmentationSource

@@ -1,4 +1,4 @@
-"""The frozen vision-language model with int8 weights: half the memory of bfloat16."""
+"""A frozen vision-language model with int8 weights: half the memory of bfloat16."""
 
 from __future__ import annotations
 
@@ -24,3 +24,8 @@ def quantise(vlm: Qwen2_5_VLForConditionalGeneration) -> None:
     # torchao would otherwise set the inductor's options and the precision of float32 products, for the whole process.
     config = Int8WeightOnlyConfig(set_inductor_config=False)
     quantize_(vlm.model, config, filter_fn=lambda module, name: isinstance(module, nn.Linear))
+
+
+def is_quantised(module: nn.Module) -> bool:
+    """Whether some of its weights are those of `quantise`."""
+    return any(type(x.data).__module__.startswith("torchao.") for x in module.parameters())
