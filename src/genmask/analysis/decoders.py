@@ -1,0 +1,197 @@
+"""Ways from latents to a mask: a linear map is fitted to a model, and held against the VAE's decoder."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from genmask.analysis.linear_decoder import fit_linear_head
+from genmask.analysis.predictions import predict_latents
+from genmask.analysis.soft_scores import THRESHOLDS, SoftScores
+from genmask.data.example import Example
+from genmask.data.transforms import resize_to_area
+from genmask.latents import COMPRESSION, mask_to_pixels, pixels_to_soft_mask
+from genmask.loading import read_json
+from genmask.mask_head import LinearMaskHead
+from genmask.model_folder import MODEL_INDEX
+from genmask.objectives import latent_weight
+from genmask.pipeline import GenMaskPipeline
+from genmask.segmentation import save_json
+
+Target = Literal["masks", "predictions"]
+Decoder = Callable[[Tensor], Tensor]
+"""x0_hat (B, C, h, w) -> soft masks (B, 8h, 8w) in [0, 1]."""
+AT_ONCE = 128
+"""Examples that are held in memory together."""
+
+
+def fit_decoder(
+    pipeline: GenMaskPipeline,
+    examples: Iterable[Example],
+    target: Target,
+    *,
+    kernel: int,
+    batch_size: int,
+    seed: int,
+    advance: Callable[[int], None],
+) -> LinearMaskHead:
+    """A linear map for this model.
+
+    Args:
+        pipeline: the model.
+        examples: with masks; those that it was trained on, so that others are left to measure on.
+        target: what it is fitted on: "masks", the latents of the right masks; or "predictions", what the model itself
+            makes of picture and sentence. Ignored pixels do not count.
+        kernel: see `LinearMaskHead`.
+        batch_size: of the networks.
+        seed: of the predictions' noise.
+        advance: told how many examples are done.
+    """
+    batches: dict[torch.Size, list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
+    for chunk in _chunks(examples, AT_ONCE):
+        small = [_at_processing_size(pipeline, example) for example in chunk]
+        if target == "masks":
+            latents = [_encode_mask(pipeline, example) for example in small]
+        else:
+            latents = predict_latents(pipeline, chunk, batch_size=batch_size, seed=seed)
+        for x0, example in zip(latents, small, strict=True):
+            mask = torch.from_numpy(target_of(example))
+            ignore = torch.zeros_like(mask) if example.ignore is None else torch.from_numpy(example.ignore)
+            batches[x0.shape].append((x0, mask, ignore))
+        advance(len(chunk))
+    columns = [[torch.stack(column) for column in zip(*rows, strict=True)] for rows in batches.values()]
+    return fit_linear_head(
+        [latents for latents, _, _ in columns],
+        [masks for _, masks, _ in columns],
+        kernel=kernel,
+        weights=[latent_weight(ignore) for _, _, ignore in columns],
+    )
+
+
+@torch.no_grad()
+def compare_decoders(
+    pipeline: GenMaskPipeline,
+    head: LinearMaskHead,
+    examples: Iterable[Example],
+    *,
+    batch_size: int,
+    seed: int,
+    advance: Callable[[int], None],
+) -> dict[str, Any]:
+    """The scores of the model's soft masks, "vae" and "linear" (see `SoftScores.report`), ready for JSON.
+
+    Each example is counted at its own size, and the network is asked once for both decoders. "times_as_fast" is the
+    ratio of the medians of their times for one mask, in which they take turns.
+    """
+    head = head.to(pipeline.device)
+    decoders: dict[str, Decoder] = {
+        "vae": lambda x0_hat: pixels_to_soft_mask(pipeline.codec.decode(x0_hat)),
+        "linear": lambda x0_hat: head(x0_hat).sigmoid(),
+    }
+    scores = {name: SoftScores() for name in decoders}
+    times: dict[str, list[float]] = {name: [] for name in decoders}
+    for chunk in _chunks(examples, AT_ONCE):
+        predicted = predict_latents(pipeline, chunk, batch_size=batch_size, seed=seed)
+        for x0_hat, example in zip(predicted, chunk, strict=True):
+            batch = x0_hat.unsqueeze(0).to(pipeline.device)
+            for name, decode in decoders.items():
+                start = _now(pipeline.device)
+                soft = decode(batch)
+                times[name].append(_now(pipeline.device) - start)
+                scores[name].add(_resized(soft, *example.image.shape[:2]), example)
+        advance(len(chunk))
+    seconds = {name: median(taken) for name, taken in times.items()}
+    return {
+        name: {**each.report(), "times_as_fast": seconds["vae"] / seconds[name]}
+        for name, each in scores.items()
+    }
+
+
+def decoder_table(source: str, scores: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """What `compare_decoders` found, as rows of cells; the first is the header."""
+    shares = ("oIoU", "mIoU", "macro", "absent_empty", "present_empty")
+    names = ("oIoU", "mIoU", "mean over kinds", "absent: empty", "present: empty")
+    rows = [[source, "threshold", *names, "Brier", "calibration error", "times as fast"]]
+    for decoder, found in scores.items():
+        for threshold, at in found["thresholds"].items():
+            cells = ["-" if at[share] is None else f"{100 * at[share]:.1f}" for share in shares]
+            last = [
+                f"{found['brier']:.4f}",
+                f"{found['calibration_error']:.4f}",
+                f"{found['times_as_fast']:.1f}",
+            ]
+            is_first = threshold == str(THRESHOLDS[0])
+            rows.append([decoder if is_first else "", threshold, *cells, *(last if is_first else [""] * 3)])
+    return rows
+
+
+def save_with_decoder(source: Path, head: LinearMaskHead, target: Path) -> None:
+    """Copy a model's folder and put `head` into it, for `segment(decoder="linear")`; in place of one that is there.
+
+    All other files stay as they are, to the bit. The new folder appears whole or not at all.
+
+    Raises:
+        ValueError: `target` exists.
+    """
+    if target.exists():
+        raise ValueError(f"Got {str(target)!r} to save a model to, which exists: name a new folder.")
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
+    try:
+        shutil.copytree(source, partial, ignore=shutil.ignore_patterns("mask_head"))
+        head.save_pretrained(partial / "mask_head")
+        index = read_json(partial / MODEL_INDEX)
+        index["mask_head"] = ["genmask.mask_head", LinearMaskHead.__name__]
+        save_json(index, partial / MODEL_INDEX)
+        os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def target_of(example: Example) -> np.ndarray:
+    """The mask of a segmentation example."""
+    assert example.mask is not None
+    return example.mask
+
+
+def _at_processing_size(pipeline: GenMaskPipeline, example: Example) -> Example:
+    cell = COMPRESSION * pipeline.transformer.config.patch_size[-1]
+    return resize_to_area(example, pipeline.config.resolution**2, cell)
+
+
+@torch.no_grad()
+def _encode_mask(pipeline: GenMaskPipeline, example: Example) -> Tensor:
+    pixels = mask_to_pixels(torch.from_numpy(target_of(example)))
+    return pipeline.codec.encode(pixels.unsqueeze(0).to(pipeline.device))[0].cpu()
+
+
+def _resized(soft: Tensor, height: int, width: int) -> np.ndarray:
+    """(1, h, w) -> (height, width) float32 in [0, 1], as the pipeline does it."""
+    size = (height, width)
+    resized = F.interpolate(soft.cpu().unsqueeze(0), size=size, mode="bilinear", antialias=True)
+    return resized[0, 0].clamp(0, 1).numpy()
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, when what was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _chunks(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
+    iterator = iter(examples)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
