@@ -1,4 +1,4 @@
-"""The shell commands: genmask segment | generate | evaluate | data | train | cache | convert.
+"""The shell commands: genmask segment | generate | evaluate | benchmark | analyse | data | train | cache | convert.
 
 Arguments in, exit code out.
 
@@ -21,6 +21,8 @@ from typing import Any
 import tyro
 
 import genmask
+from genmask.commands.analyse import Analyse
+from genmask.commands.benchmark import Benchmark
 from genmask.commands.cache import Cache
 from genmask.commands.convert import Convert
 from genmask.commands.data import Data
@@ -35,6 +37,8 @@ COMMANDS: dict[str, Any] = {
     "segment": Segment,
     "generate": Generate,
     "evaluate": Evaluate,
+    "benchmark": Benchmark,
+    "analyse": Analyse,
     "data": Data,
     "train": Train,
     "cache": Cache,
