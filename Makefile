@@ -4,7 +4,7 @@
 #   make test    the quick tests: every law, one small instance of each
 #
 # Then: make test-all (the long counts too), make lint, make docs (the site), make tutorial (runs the notebook),
-# make clean (build and test leftovers, not .venv).
+# make benchmarks (every table of docs/performance.md), make clean (build and test leftovers, not .venv).
 #
 # On a machine without a GPU the CPU build of PyTorch is a far smaller download:
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -19,7 +19,7 @@ TORCH := $(shell grep "^torch==" constraints.txt)
 # Test processes run side by side, and small tensors gain nothing from threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-all lint docs tutorial clean
+.PHONY: demo test test-all lint docs tutorial benchmarks clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -41,6 +41,15 @@ docs: $(VENV)/.installed-dev
 
 tutorial: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/test_notebook.py
+
+benchmarks: $(VENV)/.installed-dev
+	$(BIN)/genmask benchmark --markdown
+	$(BIN)/python benchmarks/fast_paths.py --markdown
+	$(BIN)/python benchmarks/cold_start.py
+	$(BIN)/python benchmarks/peers.py --markdown
+	$(BIN)/python benchmarks/scaling.py inference
+	$(BIN)/python benchmarks/scaling.py training
+	$(BIN)/python benchmarks/scaling.py predict
 
 clean:
 	rm -rf site build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

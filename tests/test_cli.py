@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from genmask.cli import COMMANDS, main
+from genmask.commands.inference import place
 from genmask.pipeline import GenMaskPipeline
 from tests.conftest import random_picture
 from tests.pictures import png_of_size
@@ -85,7 +86,8 @@ def test_segment_every_text_in_every_picture(
         picture.save(tmp_path / f"{i}.png")
     output = tmp_path / "masks" / "new"
     arguments = [str(tmp_path / "0.png"), str(tmp_path / "1.png"), "--text", texts[0], "--text", texts[1]]
-    assert main(["segment", *arguments, *model, "--output", str(output), "--json", "--seed", "4"]) == 0
+    options = ["--dtype", "float32", "--output", str(output), "--json", "--seed", "4"]
+    assert main(["segment", *arguments, *model, *options]) == 0
     captured = capsys.readouterr()
     document = json.loads(captured.out)
     assert captured.err == ""
@@ -224,7 +226,7 @@ def test_odd_pictures_are_segmented(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "expected one of segment, generate, evaluate, data, train, cache, convert"),
+        ([], "expected one of segment, generate, evaluate, benchmark, analyse, data, train, cache, convert"),
         (["segmnt", "a.png"], "did you mean segment?"),
         (["segment", "a.png", "--txet", "x"], "did you mean --text?"),
         (["segment", "a.png", "--text", "x", "--num_noise", "2"], "did you mean --num-noises?"),
@@ -342,10 +344,45 @@ def test_a_fault_of_ours_is_not_blamed_on_the_user(
 # -- generate, train, convert
 
 
+@pytest.mark.parametrize(
+    ("asked", "units", "expected"),
+    [
+        ("auto", {"avx512_bf16": True}, "bfloat16"),
+        ("auto", {"amx_bf16": True, "avx512_bf16": False}, "bfloat16"),
+        ("auto", {"avx512_bf16": False}, "float32"),
+        ("auto", {}, "float32"),
+        ("float32", {"avx512_bf16": True}, "float32"),
+        ("bfloat16", {"avx512_bf16": True}, "bfloat16"),
+        ("bfloat16", {"avx512_bf16": False}, "float32"),
+    ],
+)
+def test_a_cpu_computes_in_bfloat16_where_it_has_units_for_it(
+    asked: str,
+    units: dict[str, bool],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: units, raising=False)
+    assert place("cpu", asked) == ("cpu", expected)
+    assert ("going on in float32" in capsys.readouterr().err) == (asked == "bfloat16" != expected)
+
+
 def test_generate(
     model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], pipeline: GenMaskPipeline
 ) -> None:
-    options = ["--num-inference-steps", "2", "--height", "32", "--width", "48", "--seed", "3"]
+    options = [
+        "--num-inference-steps",
+        "2",
+        "--height",
+        "32",
+        "--width",
+        "48",
+        "--seed",
+        "3",
+        "--dtype",
+        "float32",
+    ]
     many = ["--num-images-per-prompt", "2", "--json", "--output", str(tmp_path)]
     assert main(["generate", "a red star", "grass", *model, *options, *many]) == 0
     document = json.loads(capsys.readouterr().out)

@@ -48,7 +48,7 @@ def test_segment_imports_nothing_that_it_does_not_need_and_finds_the_same(
     random_picture().save(tmp_path / "photo.png")
     code, modules = imported_by(
         "segment", str(tmp_path / "photo.png"), "--text", "the mug",
-        "--model", str(toy_pipeline_folder), "--device", "cpu", "--output", str(tmp_path),
+        "--model", str(toy_pipeline_folder), "--device", "cpu", "--dtype", "float32", "--output", str(tmp_path),
     )  # fmt: skip
     assert code == 0
     assert "diffusers.models.transformers.transformer_wan" in modules  # the list is of what was at work

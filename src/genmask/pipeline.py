@@ -339,9 +339,9 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             targets, fallbacks = [d.target for d in described], [d.is_fallback for d in described]
 
         results: dict[int, Segmentation] = {}
-        for indices, latents, condition in self._batches(pictures, targets, batch_size):
+        for indices, latents, condition in self.batches(pictures, targets, batch_size):
             noises = seeded_noise(seed, latents.shape[1:], num_noises).to(latents.device)
-            x0_hat = self._predict_mask(latents, condition, noises, num_inference_steps)
+            x0_hat = self.predict_mask(latents, condition, noises, num_inference_steps)
             soft_masks = self._decode_mask(x0_hat, decoder)
             with stage("resize back"):
                 for i, soft_mask in zip(indices, soft_masks, strict=True):
@@ -359,12 +359,12 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             return results[0]
         return [results[i] for i in range(len(texts))]
 
-    def _batches(
+    def batches(
         self, pictures: list[Image.Image], targets: list[str], batch_size: int
     ) -> Iterator[tuple[list[int], Tensor, Condition]]:
-        """Indices of targets, their pictures' latents (B, 16, h, w), their condition.
+        """Indices of targets, their pictures' latents (B, 16, h, w), their condition: what `predict_mask` takes.
 
-        Either one picture for all targets, or a picture for each, batched by size.
+        Either one picture for all targets, or a picture for each, batched by size; resized for processing.
         """
         if len(pictures) == 1:
             with stage("VLM"):
@@ -391,8 +391,8 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             pixels = levels.to(self._execution_device).permute(0, 3, 1, 2).float() / 127.5 - 1
             return self.codec.encode(pixels)
 
-    def _predict_mask(self, picture: Tensor, condition: Condition, noises: Tensor, num_steps: int) -> Tensor:
-        """The mean of x0_hat over noises (n, 16, h, w); picture: its latents (B, 16, h, w), a frame at t = 0."""
+    def predict_mask(self, picture: Tensor, condition: Condition, noises: Tensor, num_steps: int) -> Tensor:
+        """x0_hat (B, 16, h, w), the mean over noises (n, 16, h, w); picture: its latents, a frame at t = 0."""
 
         def velocity(x_t: Tensor, timestep: Tensor) -> Tensor:
             if not self.config.shortcut:
@@ -490,8 +490,10 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         shape = (self.vae.config.z_dim, height // COMPRESSION, width // COMPRESSION)
         negatives = _negatives(negative_prompt, len(captions), num_images_per_prompt)
         distinct = list(dict.fromkeys(negatives))
-        with stage("VLM"):
-            nulls = self.encoder.encode_captions(distinct) if guidance_scale != 1 else None
+        nulls = None
+        if guidance_scale != 1:
+            with stage("VLM"):
+                nulls = self.encoder.encode_captions(distinct)
         pictures: list[Image.Image] = []
         self._interrupt = False
         batches = _chunks(list(range(len(captions))), batch_size)

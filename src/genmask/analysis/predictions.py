@@ -25,8 +25,8 @@ def predict_latents(
     pictures = [resize_to_area(Image.fromarray(example.image), area, cell) for example in examples]
     texts = [example.text for example in examples]
     found: dict[int, Tensor] = {}
-    for indices, latents, condition in pipeline._batches(pictures, texts, batch_size):
+    for indices, latents, condition in pipeline.batches(pictures, texts, batch_size):
         noises = seeded_noise(seed, latents.shape[1:]).to(latents.device)
-        x0_hats = pipeline._predict_mask(latents, condition, noises, 1).float().cpu()
+        x0_hats = pipeline.predict_mask(latents, condition, noises, 1).float().cpu()
         found |= dict(zip(indices, x0_hats, strict=True))
     return [found[i] for i in range(len(examples))]

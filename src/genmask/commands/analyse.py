@@ -8,7 +8,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from genmask.commands.inference import Inference, load
+from genmask.commands.inference import Inference, load, place
 from genmask.commands.output import prepare_output
 from genmask.commands.terminal import only_json, progress
 
@@ -152,12 +152,8 @@ class Analyse(Inference):
         from genmask.loading import load_model
 
         assert self.vae is not None
-        vae = load_model(AutoencoderKLWan, self.vae, dtype=torch.float32)
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        here = ["cpu", *([accelerator.type] if accelerator else [])]
-        device = here[-1] if self.device == "auto" else self.device
-        if device.partition(":")[0] not in here:
-            raise ValueError(f"Got device {device!r}, expected auto or one that is here: {', '.join(here)}.")
+        device, dtype = place(self.device, "float32")
+        vae = load_model(AutoencoderKLWan, self.vae, dtype=getattr(torch, dtype))
         return LatentCodec(vae.to(device))
 
     def examples(self, split: Split, count: int, side: int) -> dict[str, Iterator[Example]]:

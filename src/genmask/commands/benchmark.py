@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from genmask.commands.inference import Flag, Inference, load
+from genmask.commands.inference import Flag, Inference, load, place
 from genmask.commands.terminal import only_json, progress
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ class Benchmark:
     device: tuple[str, ...] = ("auto",)
     """cpu, cuda, cuda:1, mps, ...; auto takes an accelerator if there is one."""
     dtype: tuple[Literal["auto", "float32", "bfloat16"], ...] = ("auto",)
-    """Of the networks; auto is bfloat16 on CUDA, else float32. Products of training are always bfloat16."""
+    """Of the networks; auto is bfloat16 on CUDA and on processors that multiply in it, else float32. Products of
+    training are always bfloat16."""
     json: Flag = False
     """Print one JSON document on stdout, and nothing else there; times in seconds."""
     markdown: Flag = False
@@ -160,13 +161,13 @@ class Benchmark:
         pipelines = [
             at_resolution(pipeline, side) for side in self.resolution or (pipeline.config.resolution,)
         ]
-        with tempfile.TemporaryDirectory() as place:
+        with tempfile.TemporaryDirectory() as folder:
             cases: dict[str, Any] = {what: [] for what in self.chosen if what != "training"}
             for each in pipelines:
                 if "segment" in self.chosen:
                     cases["segment"] += segment_cases(
                         each,
-                        Path(place),
+                        Path(folder),
                         picture_size=self.picture_size,
                         prompts=self.prompts,
                         pictures=self.pictures,
@@ -183,7 +184,7 @@ class Benchmark:
                 for step in measure_training(
                     each,
                     machine,
-                    Path(place) / f"cache-{each.config.resolution}",
+                    Path(folder) / f"cache-{each.config.resolution}",
                     variants=self.variant,
                     segmentation_batch=self.segmentation_batch,
                     generation_batch=self.generation_batch,
@@ -209,23 +210,3 @@ class Benchmark:
             print(line)
         for rows in tables(document):
             console.print(table(rows))
-
-
-def place(device: str, dtype: str) -> tuple[str, str]:
-    """A device and a dtype, with what "auto" stands for.
-
-    Raises:
-        ValueError: a device that PyTorch does not see here.
-    """
-    import torch
-
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    here = ["cpu", *([accelerator.type] if accelerator else [])]
-    device = here[-1] if device == "auto" else device
-    if device.partition(":")[0] not in here:
-        raise ValueError(
-            f"Got device {device!r}, expected auto or one that PyTorch sees here: {', '.join(here)}."
-        )
-    if dtype == "auto":
-        dtype = "bfloat16" if device.startswith("cuda") else "float32"
-    return device, dtype

@@ -183,6 +183,7 @@ class Evaluate(Inference):
                     "threshold": self.threshold,
                     "reason": self.reason,
                     "dtype": None if pipeline is None else str(pipeline.transformer.dtype),
+                    "vlm_precision": self.vlm_precision,
                     "oracle": not self.no_oracle,
                 },
                 oracle=None if self.no_oracle else oracle,

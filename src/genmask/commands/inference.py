@@ -37,6 +37,8 @@ class Inference:
     """cpu, cuda, cuda:1, mps, ...; auto takes an accelerator if there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the networks; auto is bfloat16 on CUDA and on processors that multiply in it, else float32."""
+    vlm_precision: Literal["int8"] | None = None
+    """int8: the language model's weights in eight bits, half the memory of bfloat16; pip install 'genmask[train]'."""
     json: Flag = False
     """Print one JSON document on stdout, and nothing else there."""
 
@@ -70,7 +72,9 @@ def load(command: Inference) -> GenMaskPipeline:
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
     device, dtype = place(command.device, command.dtype)
-    return GenMaskPipeline.from_pretrained(command.model, torch_dtype=getattr(torch, dtype), device=device)
+    return GenMaskPipeline.from_pretrained(
+        command.model, torch_dtype=getattr(torch, dtype), vlm_precision=command.vlm_precision, device=device
+    )
 
 
 def place(device: str, dtype: str) -> tuple[str, str]:

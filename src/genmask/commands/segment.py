@@ -172,7 +172,12 @@ class Segment(Inference):
             asked = {"images": [str(path.resolve()) for path in self.images], "texts": self.text}
         folder = resolve_model(self.model)
         _, dtype = place(self.device, self.dtype)
-        asked |= {"model": self.model, "weights": weights_fingerprint(folder), "dtype": dtype}
+        asked |= {
+            "model": self.model,
+            "weights": weights_fingerprint(folder),
+            "dtype": dtype,
+            "vlm_precision": self.vlm_precision,
+        }
         job = SegmentJob(pictures=pictures, output=self.output.resolve(), options=options, asked=asked)
         return job, replace(self, model=str(folder.resolve()))
 
