@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Formats that are read: plain raster formats, none that Pillow hands to an outside program (EPS, SVG)."""
@@ -16,6 +16,9 @@ MAX_PIXELS = 100_000_000
 """Largest picture that is decoded, in pixels; read from the header, before any memory is taken."""
 MAX_ASPECT = 50
 """Longest side over shortest side: what is thinner has no sensible processing size."""
+
+QUARTER_TURNS = (5, 6, 7, 8)
+"""Values of EXIF's orientation by which height and width change places."""
 
 ImageSource = str | Path | Image.Image | np.ndarray
 
@@ -66,6 +69,27 @@ def open_image(source: ImageSource) -> Image.Image:
         ) from error
     with image:
         return _to_rgb(image, name)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a picture as `open_image` would turn it, from its header alone.
+
+    Raises:
+        ImageError: missing, or no picture.
+    """
+    if not path.is_file():  # a pipe would be waited for
+        raise ImageError(f"Got {str(path)!r}, which is no file, expected a picture.")
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
+            # Asked for what its header does not have, the reader of PNG decodes the picture to look behind it.
+            knows = image.format != "PNG" or "exif" in image.info
+            turn = image.getexif().get(ExifTags.Base.Orientation, 1) if knows else 1
+            width, height = image.size
+    except Exception as error:  # as in `open_image`
+        raise ImageError(
+            f"Cannot read the size of {path}, expected a picture ({', '.join(FORMATS)}): fetch it again."
+        ) from error
+    return (width, height) if turn in QUARTER_TURNS else (height, width)
 
 
 def processing_size(height: int, width: int, area: int, multiple: int = 16) -> tuple[int, int]:

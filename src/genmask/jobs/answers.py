@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from PIL import Image
 
 from genmask.formats import save
-from genmask.images import FORMATS, ImageError, open_image, processing_size
+from genmask.images import ImageError, open_image, processing_size, read_size
 from genmask.jobs.pictures import Picture
 from genmask.segmentation import Segmentation, file_stem
 
@@ -115,14 +114,10 @@ class Segmenter:
 
     def _processing_size(self, path: Path) -> tuple[int, int] | None:
         """From the header alone; None where that cannot be read, of which `open_image` will say why."""
-        if not path.is_file():  # a pipe would be waited for
-            return None
         try:
-            with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
-                lies_on_its_side = image.getexif().get(0x0112, 1) >= 5
-                height, width = image.size if lies_on_its_side else image.size[::-1]
+            height, width = read_size(path)
             return processing_size(height, width, self.pipeline.config.resolution**2, self._cell)
-        except Exception:  # as in `open_image`: a hostile header makes Pillow's plugins raise nearly anything
+        except ValueError:
             return None
 
     def _find(

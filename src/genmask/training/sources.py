@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
-from PIL import ExifTags, Image
 
 from genmask.data.captions import CaptionError, Skips
 from genmask.data.example import Dialogue, Example
@@ -19,7 +18,7 @@ from genmask.data.photograph_index import Photograph
 from genmask.data.photographs import Photographs
 from genmask.data.scenes import Scenes
 from genmask.data.transforms import color_jitter, crop, random_horizontal_flip, random_resized_crop, resize
-from genmask.images import FORMATS
+from genmask.images import read_size
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -29,8 +28,6 @@ MAX_ENLARGEMENT = 2
 """A captioned picture that would have to be made larger than so many times, in height or width, is left out."""
 MAX_SKIPS = 1000
 """So many captioned pictures may be left out one after the other."""
-QUARTER_TURNS = (5, 6, 7, 8)
-"""Values of EXIF's orientation by which height and width change places."""
 
 
 @runtime_checkable
@@ -216,20 +213,7 @@ def read_picture_sizes(paths: Sequence[Path]) -> list[Size]:
         ValueError: a file that is missing or no picture.
     """
     with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(_read_picture_size, paths))
-
-
-def _read_picture_size(path: Path) -> Size:
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            # Asked for what its header does not have, the reader of PNG decodes the picture to look behind it.
-            turn = image.getexif().get(ExifTags.Base.Orientation, 1) if "exif" in image.info else 1
-            size = (image.height, image.width)
-    except Exception as error:  # a hostile header makes Pillow's plugins raise nearly anything
-        raise ValueError(
-            f"Cannot read the size of {path}, expected a picture ({', '.join(FORMATS)}): fetch it again."
-        ) from error
-    return (size[1], size[0]) if turn in QUARTER_TURNS else size
+        return list(pool.map(read_size, paths))
 
 
 def _augment(example: Example, rng: np.random.Generator, height: int, width: int) -> Example:
