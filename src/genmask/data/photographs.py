@@ -62,7 +62,7 @@ class Photographs:
       plain form "the tiger": nothing is left out, nothing is random.
     * `split="train"`: example `i` takes the next photograph of a shuffled order (a new one every `len(self)`
       examples; any index is valid) and one of its classes that covers at least `min_share`, rare classes
-      more often (weight count ** -0.5), in varied words. At rate `absent_share`, in fully labelled sources,
+      more often (weight 1 / count), in varied words. At rate `absent_share`, in fully labelled sources,
       it asks for a class that is surely absent: the mask is empty, the kind "absent".
 
     An example depends on (seed, index) alone. With an `area` a photograph and its labels are resized on
@@ -178,7 +178,7 @@ class Photographs:
         if photo.source in FULLY_LABELLED and rng.random() < self.absent_share:
             return self._example(row, None, varied_phrase(self._draw_absent(row, rng), rng))
         labels = self._visible(row)
-        weights = np.array([self._counts[photo.source, label] ** -0.5 for label in labels])
+        weights = np.array([self._counts[photo.source, label] ** -1.0 for label in labels])
         label = labels[rng.choice(len(labels), p=weights / weights.sum())]
         return self._example(row, label, varied_phrase(photo.classes[label], rng))
 
