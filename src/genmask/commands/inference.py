@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -95,7 +95,8 @@ def place(device: str, dtype: str) -> tuple[str, str]:
     if dtype == "float32":
         return device, dtype
     if device == "cpu":
-        found = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch of late; an older one does not say
+        # An older PyTorch does not say what its processor has.
+        found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         has_units = any(found.get(name) for name in BFLOAT16_UNITS)
         if dtype == "bfloat16" and not has_units:
             print("genmask: this processor is slow in bfloat16: going on in float32", file=sys.stderr)
