@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genmask.benchmark.machine import synchronise
+from genmask.stages import timed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +53,7 @@ class Rounds:
         seconds: tuple[list[float], list[float]] = ([], [])
         for _ in range(self.count):
             for own, call in zip(seconds, (fast, plain), strict=True):
-                synchronise(self.device)
-                began = time.perf_counter()
-                call()
-                synchronise(self.device)
-                own.append(time.perf_counter() - began)
+                own.append(timed(call, self.device)[1])
         return Row(path=path, against=against, seconds=seconds[0], plain_seconds=seconds[1], difference=found)
 
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,13 +29,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from genmask.benchmark.machine import Machine, synchronise
+from genmask.benchmark.machine import Machine
 from genmask.benchmark.models import Size, random_pipeline
 from genmask.commands.inference import Flag
 from genmask.data.example import Example
 from genmask.data.scenes import Scenes
 from genmask.pipeline import GenMaskPipeline
 from genmask.segmentation import save_json
+from genmask.stages import timed
 
 FLOOR = 3.0
 """CLIPSeg at its own size should take more than so many times as long as the bundled model at its own."""
@@ -81,13 +82,10 @@ class Entry:
     def answer(self, example: Example, device: torch.device) -> float:
         """Seconds of one answer."""
         before = 0
-        synchronise(device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
-        began = time.perf_counter()
-        mask = self.model(example.image, example.text)  # on the CPU: nothing of it is still under way
-        seconds = time.perf_counter() - began
+        mask, seconds = timed(partial(self.model, example.image, example.text), device)
         if device.type == "cuda":
             added = torch.cuda.max_memory_allocated() - before
             self.peak = max(self.peak, self.model.weight_bytes + added)

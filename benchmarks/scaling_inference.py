@@ -8,7 +8,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,10 +19,9 @@ import torch
 from rich import box
 from rich.table import Table
 
-from genmask.benchmark.machine import synchronise
 from genmask.benchmark.models import Size, random_pipeline
-from genmask.latents import COMPRESSION
 from genmask.pipeline import GenMaskPipeline
+from genmask.stages import timed
 
 TEXT = "the red mug"
 ASKED = 4
@@ -49,7 +47,7 @@ def inference(options: InferenceOptions) -> Iterator[Table | str]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pipe = load(options, device)
     picture = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
-    own, cell = pipe.config.resolution, COMPRESSION * pipe.transformer.config.patch_size[-1]
+    own, cell = pipe.config.resolution, pipe.cell
     resolutions = [round(share * own / cell) * cell for share in (0.5, 0.75, 1, 1.5, 2)]
 
     def segment_at(resolution: int) -> None:
@@ -141,17 +139,8 @@ def load(options: InferenceOptions, device: torch.device) -> GenMaskPipeline:
 
 def take_turns(calls: Sequence[Callable[[], object]], rounds: int, device: torch.device) -> list[float]:
     """Median seconds of each, after a first call that does not count."""
-    seconds = [[timed(call, device) for call in calls] for _ in range(rounds + 1)]
+    seconds = [[timed(call, device)[1] for call in calls] for _ in range(rounds + 1)]
     return [statistics.median(own) for own in zip(*seconds[1:], strict=True)]
-
-
-def timed(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds until the device is done."""
-    synchronise(device)
-    began = time.perf_counter()
-    call()
-    synchronise(device)
-    return time.perf_counter() - began
 
 
 def halves(most: int) -> list[int]:

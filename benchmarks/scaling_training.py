@@ -20,13 +20,12 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from rich import box
 from rich.table import Table
-from scaling_inference import timed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from genmask.benchmark.machine import synchronise
 from genmask.benchmark.models import Size, random_pipeline
 from genmask.pipeline import GenMaskPipeline
+from genmask.stages import synchronise, timed
 from genmask.timesteps import PowerLaw
 from genmask.training.estimate import Workload
 from genmask.training.masks import MaskConfig, MaskTask
@@ -113,7 +112,7 @@ def training(options: TrainingOptions) -> Iterator[Table | str]:
             own.append(max(gather_lists(taken), key=lambda each: each.total))
         for times, tensor in zip(reductions, (gradients[:1], gradients), strict=True):
             barrier()
-            times.append(timed(partial(dist.all_reduce, tensor), device))
+            times.append(timed(partial(dist.all_reduce, tensor), device)[1])
     if rank == 0:  # first rounds do not count: in them kernels are chosen and buckets laid out
         medians = [
             Seconds(

@@ -39,6 +39,12 @@ def pixels_to_soft_mask(pixels: Tensor) -> Tensor:
     return ((pixels.float().mean(dim=-3) + 1) / 2).clamp(0, 1)
 
 
+def resize_soft_masks(soft_masks: Tensor, height: int, width: int) -> Tensor:
+    """(B, h, w) in [0, 1] -> (B, height, width), bilinear; antialiased where that is smaller."""
+    resized = F.interpolate(soft_masks.unsqueeze(1), size=(height, width), mode="bilinear", antialias=True)
+    return resized.squeeze(1).clamp(0, 1)
+
+
 class LatentCodec:
     """A frozen Wan-2.1 VAE on single pictures, its latents normalised per channel by the VAE's mean and deviation.
 

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKLWan, DiffusionPipeline, SchedulerMixin
 from diffusers.loaders import WanLoraLoaderMixin
 from PIL import Image
@@ -19,7 +18,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from genmask.conditioning import Condition, Description, InstructionEncoder
 from genmask.denoiser import GenMaskTransformer
 from genmask.images import ImageSource, open_image, resize_to_area
-from genmask.latents import COMPRESSION, LatentCodec, pixels_to_soft_mask
+from genmask.latents import COMPRESSION, LatentCodec, pixels_to_soft_mask, resize_soft_masks
 from genmask.loading import load_model, read_json
 from genmask.mask_head import LinearMaskHead
 from genmask.model_folder import MODEL_INDEX, load_processor, read_model_index, resolve_model
@@ -94,11 +93,9 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                 raise ValueError(
                     f"Got a transformer for {ours} as {what}, which is {theirs}: take all parts of one model."
                 )
-        self._cell = COMPRESSION * transformer.config.patch_size[-1]
-        if resolution < self._cell:
-            raise ValueError(
-                f"Got resolution {resolution}, expected at least one patch, {self._cell} pixels."
-            )
+        cell = COMPRESSION * transformer.config.patch_size[-1]
+        if resolution < cell:
+            raise ValueError(f"Got resolution {resolution}, expected at least one patch, {cell} pixels.")
         self.register_modules(
             transformer=transformer,
             vae=vae,
@@ -243,6 +240,11 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         return time.perf_counter() - began
 
     @property
+    def cell(self) -> int:
+        """Pixels of a patch along each side; sides of what is processed are multiples of it."""
+        return COMPRESSION * self.transformer.config.patch_size[-1]
+
+    @property
     def codec(self) -> LatentCodec:
         """Pictures <-> latents: encodes in float32, decodes in bfloat16 where the transformer runs in it."""
         decode_dtype = torch.bfloat16 if self.transformer.dtype == torch.bfloat16 else torch.float32
@@ -263,7 +265,7 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             ValueError: an unusable picture; an empty or endless instruction.
         """
         (instruction,) = _checked_texts(instruction)
-        picture = resize_to_area(open_image(image), self.config.resolution**2, self._cell)
+        picture = resize_to_area(open_image(image), self.config.resolution**2, self.cell)
         return self._describe(picture, instruction)
 
     def _describe(self, picture: Image.Image, instruction: str) -> Description:
@@ -331,7 +333,7 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             return []
 
         with stage("decode and resize"):
-            pictures = [resize_to_area(source, self.config.resolution**2, self._cell) for source in sources]
+            pictures = [resize_to_area(source, self.config.resolution**2, self.cell) for source in sources]
         targets, fallbacks = texts, [False] * len(texts)
         if reason:
             pairs = zip(owners, texts, strict=True)
@@ -350,7 +352,7 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                         image=source,
                         text=texts[i],
                         target=targets[i],
-                        soft_mask=_resize(soft_mask, source.height, source.width),
+                        soft_mask=resize_soft_masks(soft_mask[None], source.height, source.width)[0].numpy(),
                         threshold=threshold,
                         is_fallback=fallbacks[i],
                     )
@@ -481,9 +483,9 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             )
         height = self.config.resolution if height is None else height
         width = self.config.resolution if width is None else width
-        if min(height, width) < 1 or height % self._cell or width % self._cell:
+        if min(height, width) < 1 or height % self.cell or width % self.cell:
             raise ValueError(
-                f"Got {height} x {width} pixels to draw, expected positive multiples of {self._cell}."
+                f"Got {height} x {width} pixels to draw, expected positive multiples of {self.cell}."
             )
 
         check_scheduler(self.scheduler)
@@ -560,12 +562,6 @@ def _negatives(negative_prompt: str | Sequence[str] | None, count: int, per_prom
             "or one for all."
         )
     return negatives
-
-
-def _resize(soft_mask: Tensor, height: int, width: int) -> np.ndarray:
-    """(h, w) -> (height, width) float32, bilinear; antialiased where that is smaller."""
-    resized = F.interpolate(soft_mask[None, None], size=(height, width), mode="bilinear", antialias=True)
-    return resized[0, 0].clamp(0, 1).numpy()
 
 
 def _to_pictures(pixels: Tensor) -> list[Image.Image]:

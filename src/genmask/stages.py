@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Literal
+from typing import Literal, TypeVar
+
+import torch
+
+Answer = TypeVar("Answer")
 
 Stage = Literal["decode and resize", "VLM", "VAE encode", "DiT", "decode", "resize back"]
 """In the order of `segment`: picture to processing size; condition; picture's latents; velocity; latents to pixels or
@@ -31,3 +36,18 @@ def listening(listener: Listener) -> Iterator[None]:
         yield
     finally:
         _listener.reset(token)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until everything is done that was asked of the device."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def timed(call: Callable[[], Answer], device: torch.device) -> tuple[Answer, float]:
+    """What a call returns, and the seconds until the device is done."""
+    synchronise(device)
+    began = time.perf_counter()
+    answer = call()
+    synchronise(device)
+    return answer, time.perf_counter() - began

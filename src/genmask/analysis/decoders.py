@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from genmask.analysis.linear_decoder import fit_linear_head
@@ -23,13 +22,14 @@ from genmask.analysis.predictions import predict_latents
 from genmask.analysis.soft_scores import THRESHOLDS, SoftScores
 from genmask.data.example import Example
 from genmask.data.transforms import resize_to_area
-from genmask.latents import COMPRESSION, mask_to_pixels, pixels_to_soft_mask
+from genmask.latents import mask_to_pixels, pixels_to_soft_mask, resize_soft_masks
 from genmask.loading import read_json
 from genmask.mask_head import LinearMaskHead
 from genmask.model_folder import MODEL_INDEX
 from genmask.objectives import latent_weight
 from genmask.pipeline import GenMaskPipeline
 from genmask.segmentation import save_json
+from genmask.stages import timed
 
 Target = Literal["masks", "predictions"]
 Decoder = Callable[[Tensor], Tensor]
@@ -108,14 +108,14 @@ def compare_decoders(
         for x0_hat, example in zip(predicted, chunk, strict=True):
             batch = x0_hat.unsqueeze(0).to(pipeline.device)
             for name, decode in decoders.items():
-                start = _now(pipeline.device)
-                soft = decode(batch)
-                times[name].append(_now(pipeline.device) - start)
-                scores[name].add(_resized(soft, *example.image.shape[:2]), example)
+                soft, seconds = timed(partial(decode, batch), pipeline.device)
+                times[name].append(seconds)
+                soft_mask = resize_soft_masks(soft.cpu(), *example.image.shape[:2])[0].numpy()
+                scores[name].add(soft_mask, example)
         advance(len(chunk))
-    seconds = {name: median(taken) for name, taken in times.items()}
+    medians = {name: median(taken) for name, taken in times.items()}
     return {
-        name: {**each.report(), "times_as_fast": seconds["vae"] / seconds[name]}
+        name: {**each.report(), "times_as_fast": medians["vae"] / medians[name]}
         for name, each in scores.items()
     }
 
@@ -167,28 +167,13 @@ def target_of(example: Example) -> np.ndarray:
 
 
 def _at_processing_size(pipeline: GenMaskPipeline, example: Example) -> Example:
-    cell = COMPRESSION * pipeline.transformer.config.patch_size[-1]
-    return resize_to_area(example, pipeline.config.resolution**2, cell)
+    return resize_to_area(example, pipeline.config.resolution**2, pipeline.cell)
 
 
 @torch.no_grad()
 def _encode_mask(pipeline: GenMaskPipeline, example: Example) -> Tensor:
     pixels = mask_to_pixels(torch.from_numpy(target_of(example)))
     return pipeline.codec.encode(pixels.unsqueeze(0).to(pipeline.device))[0].cpu()
-
-
-def _resized(soft: Tensor, height: int, width: int) -> np.ndarray:
-    """(1, h, w) -> (height, width) float32 in [0, 1], as the pipeline does it."""
-    size = (height, width)
-    resized = F.interpolate(soft.cpu().unsqueeze(0), size=size, mode="bilinear", antialias=True)
-    return resized[0, 0].clamp(0, 1).numpy()
-
-
-def _now(device: torch.device) -> float:
-    """Seconds, when what was asked of the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def _chunks(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:

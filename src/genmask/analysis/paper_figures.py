@@ -32,7 +32,7 @@ from genmask.analysis.noise import (
     measure_survival,
 )
 from genmask.data.example import Example
-from genmask.evaluation.metrics import count_pixels
+from genmask.evaluation.metrics import IoUTotals
 from genmask.latents import LatentCodec
 from genmask.pipeline import GenMaskPipeline
 from genmask.segmentation import save_json
@@ -125,14 +125,15 @@ def samples(material: Material) -> Drawn:
         [example.text for example in material.samples],
         seed=material.seed,
     )
-    rows, truths = [], []
+    totals, truths = IoUTotals(), []
     for answer, example in zip(answers, material.samples, strict=True):
         assert example.mask is not None
-        counts = count_pixels(answer.mask, example.mask, example.ignore)
-        union = counts.prediction + counts.target - counts.intersection
-        iou = counts.intersection / union if union else 1.0
-        rows.append({"text": example.text, "source": example.source, "id": example.id, "iou": iou})
+        totals.add(answer.mask, example.mask, example.ignore)
         truths.append(example.mask)
+    rows = [
+        {"text": example.text, "source": example.source, "id": example.id, "iou": iou}
+        for example, iou in zip(material.samples, totals.ious(), strict=True)
+    ]
     return draw_samples(answers, truths), {"samples": rows}
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from genmask.data.example import Example
 from genmask.images import resize_to_area
-from genmask.latents import COMPRESSION
 from genmask.pipeline import GenMaskPipeline
 from genmask.sampling import seeded_noise
 
@@ -20,9 +19,8 @@ def predict_latents(
     pipeline: GenMaskPipeline, examples: Sequence[Example], *, batch_size: int, seed: int
 ) -> list[Tensor]:
     """x0_hat of each example, (C, h, w) float32 on the CPU: what `segment` decodes, with the same seed."""
-    cell = COMPRESSION * pipeline.transformer.config.patch_size[-1]
     area = pipeline.config.resolution**2
-    pictures = [resize_to_area(Image.fromarray(example.image), area, cell) for example in examples]
+    pictures = [resize_to_area(Image.fromarray(example.image), area, pipeline.cell) for example in examples]
     texts = [example.text for example in examples]
     found: dict[int, Tensor] = {}
     for indices, latents, condition in pipeline.batches(pictures, texts, batch_size):

@@ -12,7 +12,6 @@ from PIL import Image
 
 from genmask.benchmark.latency import Case, Listener
 from genmask.data.scenes import Scenes
-from genmask.latents import COMPRESSION
 from genmask.pipeline import GenMaskPipeline
 from genmask.stages import listening
 
@@ -84,7 +83,7 @@ def generate_cases(pipeline: GenMaskPipeline, *, pictures: Sequence[int], num_st
     Raises:
         ValueError: a resolution that pictures cannot be drawn at.
     """
-    side, cell = pipeline.config.resolution, COMPRESSION * pipeline.transformer.config.patch_size[-1]
+    side, cell = pipeline.config.resolution, pipeline.cell
     if side % cell:
         raise ValueError(f"Got resolution {side} to draw pictures at, expected a multiple of {cell} pixels.")
     scenes = Scenes("val")

@@ -8,14 +8,16 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
-from genmask.benchmark.machine import Machine, synchronise
+from genmask.benchmark.machine import Machine
 from genmask.benchmark.memory import PeakMemory
 from genmask.benchmark.work import Work, WorkCounter
 from genmask.pipeline import GenMaskPipeline
+from genmask.stages import synchronise, timed
 
 Listener = Callable[[str], AbstractContextManager[None]]
 """As in `genmask.stages`, for parts of any name."""
@@ -120,15 +122,6 @@ def percentile(values: Sequence[float], percent: int) -> float:
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
-def timed(case: Case, device: torch.device, listener: Listener | None = None) -> float:
-    """Seconds of a call, until the device is done."""
-    synchronise(device)
-    began = time.perf_counter()
-    case.run(listener)
-    synchronise(device)
-    return time.perf_counter() - began
-
-
 def measure(
     pipeline: GenMaskPipeline,
     cases: Sequence[Case],
@@ -150,13 +143,18 @@ def measure(
         advance: told of every call, `calls(rounds)` for each case.
     """
     device = machine.device
+
+    def seconds_of(case: Case, listener: Listener | None = None) -> float:
+        return timed(partial(case.run, listener), device)[1]
+
     memory = PeakMemory(device)
     weights = [x for x in pipeline.components.values() if isinstance(x, torch.nn.Module)]
     firsts, peaks, works = [], [], []
     for case in cases:
-        firsts.append(timed(case, device))
+        firsts.append(seconds_of(case))
         memory.reset()
-        timed(case, device)
+        case.run(None)
+        synchronise(device)
         peaks.append(memory.bytes())
         counter = WorkCounter(weights)
         case.run(counter)
@@ -168,13 +166,13 @@ def measure(
     seconds: list[list[float]] = [[] for _ in cases]
     for _ in range(rounds):
         for own, case in zip(seconds, cases, strict=True):
-            own.append(timed(case, device))
+            own.append(seconds_of(case))
             advance(1)
     watched: list[list[Stopwatch]] = [[] for _ in cases]
     for _ in range(rounds):
         for watches, case in zip(watched, cases, strict=True):
             watch = Stopwatch(device=device)
-            total = timed(case, device, watch)
+            total = seconds_of(case, watch)
             watch.seconds[REST] = total - sum(watch.seconds.values())
             watches.append(watch)
             advance(1)

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import platform
-import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from genmask.benchmark.work import Work
+from genmask.stages import timed
 from genmask.training.estimate import matmul_ceiling
 
 PROBES = 8
 """The fastest of so many counts: whatever else the machine does can only slow them."""
 PROBE_BYTES = {"cpu": 2**28, "cuda": 2**30}
 """Of the tensor whose copying is timed: far more than any cache holds."""
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until everything is done that was asked of the device."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
 
 
 @dataclass(kw_only=True)
@@ -65,14 +60,8 @@ class Machine:
                 PROBE_BYTES.get(self.device.type, 2**28), dtype=torch.uint8, device=self.device
             )
             target = torch.empty_like(source)
-            seconds = []
-            for _ in range(PROBES):
-                synchronise(self.device)
-                began = time.perf_counter()
-                target.copy_(source)
-                synchronise(self.device)
-                seconds.append(time.perf_counter() - began)
-            self.bandwidth = 2 * source.nbytes / min(seconds)
+            seconds = min(timed(partial(target.copy_, source), self.device)[1] for _ in range(PROBES))
+            self.bandwidth = 2 * source.nbytes / seconds
         return self.bandwidth
 
     def to_dict(self) -> dict[str, Any]:

@@ -64,12 +64,9 @@ class Segmenter:
     """
 
     def __init__(self, pipeline: GenMaskPipeline, options: Options, output: Path) -> None:
-        from genmask.latents import COMPRESSION  # not above: what a job is asked needs no diffusers
-
         self.pipeline = pipeline
         self.options = options
         self.output = output
-        self._cell = COMPRESSION * pipeline.transformer.config.patch_size[-1]
         self._segment([], [])  # what the pipeline refuses is refused before any picture is opened
 
     def answer(
@@ -116,7 +113,7 @@ class Segmenter:
         """From the header alone; None where that cannot be read, of which `open_image` will say why."""
         try:
             height, width = read_size(path)
-            return processing_size(height, width, self.pipeline.config.resolution**2, self._cell)
+            return processing_size(height, width, self.pipeline.config.resolution**2, self.pipeline.cell)
         except ValueError:
             return None
 
