@@ -345,16 +345,17 @@ def test_the_threshold_moves_without_another_run(
     monkeypatch.setattr(GenMaskPipeline, "segment", lambda *a, **k: runs.append(1) or real(*a, **k))
     page = Page(pipeline, page_folder, max_pixels=10**6, max_bytes=10**9)
     visitor, other = SimpleNamespace(session_hash="a"), SimpleNamespace(session_hash="b")
-    _, cards, _ = page.show(str(photo), "a mug\nthe <b>table</b>", 0.5, False, 0, visitor)
+    _, cards, _ = page.show(str(photo), "a mug\nthe <b>table</b>", True, 0.99, False, 0, visitor)
     assert "&lt;b&gt;table" in cards
     expected = real(pipeline, str(photo), ["a mug", "the <b>table</b>"], threshold=0.99)
     assert "nothing found" not in cards
-    overlay, cards = page.cut(0.99, cards, visitor)
+    overlay, cards, automatic = page.cut_by_hand(0.99, cards, visitor)
+    assert not automatic
     assert len(runs) == 1
     assert cards.count("nothing found") == sum(result.is_empty for result in expected) > 0
     assert Path(overlay).is_file()
 
-    with zipfile.ZipFile(page.download(0.99, cards, visitor)) as archive:
+    with zipfile.ZipFile(page.download(False, 0.99, cards, visitor)) as archive:
         names = archive.namelist()
         assert names == [
             f"{stem}.{end}"
@@ -364,9 +365,10 @@ def test_the_threshold_moves_without_another_run(
         mask = np.asarray(Image.open(io.BytesIO(archive.read("01-a-mug.mask.png")))) > 0
         assert np.array_equal(mask, expected[0].mask)
         assert json.loads(archive.read("01-a-mug.json"))["threshold"] == 0.99
-    assert not isinstance(page.cut(0.5, HINT, other)[0], str)  # nothing asked yet: nothing to redraw
+    assert "nothing found" not in page.cut(True, 0.99, cards, visitor)[1]  # the model's own threshold again
+    assert not isinstance(page.cut(False, 0.5, HINT, other)[0], str)  # nothing asked yet: nothing to redraw
     with pytest.raises(Exception, match="not remembered"):
-        page.cut(0.5, cards, other)
+        page.cut(False, 0.5, cards, other)
 
 
 def test_answers_are_forgotten_from_the_oldest_on(pipeline: GenMaskPipeline, tmp_path: Path) -> None:

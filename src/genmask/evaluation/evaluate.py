@@ -78,7 +78,7 @@ def evaluate(
         output: folder of one benchmark and one system.
         settings: whatever the counts depend on; kept in the folder, to refuse others there.
         oracle: target mask -> the soft mask that is drawn of it.
-        threshold: of soft masks.
+        threshold: of soft masks, if they come without one of their own: a `Segmentation` brings it.
         batch_size: samples that are answered together.
         rank, world_size: which share of how many.
         advance: called with the number of samples done, those found done at the start included.
@@ -142,7 +142,10 @@ def _record(
     assert example.mask is not None
     known = example.mask if example.ignore is None else example.mask & ~example.ignore
     drawn = None if oracle is None else oracle(known)
-    soft = soft_mask(answered)
+    if isinstance(answered, Segmentation):
+        soft, threshold = answered.soft_mask, answered.threshold
+    else:
+        soft = answered
     return Record(
         index=index,
         id=example.id,
@@ -150,13 +153,8 @@ def _record(
         text=example.text,
         target=answered.target if isinstance(answered, Segmentation) else example.text,
         answer={grid: _count(soft, example, threshold, grid) for grid in GRIDS},
-        oracle={} if drawn is None else {grid: _count(drawn, example, threshold, grid) for grid in GRIDS},
+        oracle={} if drawn is None else {grid: _count(drawn, example, 0.5, grid) for grid in GRIDS},
     )
-
-
-def soft_mask(answered: np.ndarray | Segmentation) -> np.ndarray:
-    """(H, W) float32 in [0, 1], or bool."""
-    return answered.soft_mask if isinstance(answered, Segmentation) else answered
 
 
 def _count(soft: np.ndarray, example: Example, threshold: float, grid: str) -> Counts:

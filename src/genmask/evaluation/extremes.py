@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import wrap
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from genmask.data.example import Example
-from genmask.evaluation.evaluate import Examples, Record
+from genmask.evaluation.evaluate import Answer, Examples, Record
 from genmask.segmentation import Segmentation, save_png
 
 SIDE, COLUMNS, LINES = 192, 3, 44
@@ -20,7 +19,7 @@ SIDE, COLUMNS, LINES = 192, 3, 44
 def draw_extremes(
     records: Sequence[Record],
     examples: Examples,
-    answer: Callable[[list[Example]], list[np.ndarray]],
+    answer: Answer,
     folder: Path,
     count: int,
 ) -> None:
@@ -37,18 +36,17 @@ def _iou(record: Record) -> float:
     return intersection / union if union else 1.0
 
 
-def _sheet(
-    records: Sequence[Record], examples: Examples, answer: Callable[[list[Example]], list[np.ndarray]]
-) -> Image.Image:
+def _sheet(records: Sequence[Record], examples: Examples, answer: Answer) -> Image.Image:
     width, height = 2 * SIDE + 8, SIDE + LINES
     sheet = Image.new("RGB", (COLUMNS * width, max(1, -(-len(records) // COLUMNS)) * height), "white")
     pen = ImageDraw.Draw(sheet)
     for number, record in enumerate(records):
         example = examples[record.index]
-        (soft,) = answer([example])
+        (answered,) = answer([example])
         left, top = number % COLUMNS * width, number // COLUMNS * height
         assert example.mask is not None
-        for column, mask in enumerate((soft, example.mask)):
+        answer_mask = answered.mask if isinstance(answered, Segmentation) else answered
+        for column, mask in enumerate((answer_mask, example.mask)):
             shown = Segmentation(
                 image=Image.fromarray(example.image),
                 text=example.text,

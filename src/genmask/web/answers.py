@@ -38,11 +38,16 @@ class Answers:
             while len(self._results) > 1 and sum(map(_num_bytes, self._results.values())) > self._max_bytes:
                 self._results.popitem(last=False)
 
-    def at(self, visitor: str, threshold: float) -> list[Segmentation] | None:
-        """A visitor's answer with its soft masks cut at a threshold; None if there is none, or none any more."""
+    def at(self, visitor: str, threshold: float | None) -> list[Segmentation] | None:
+        """A visitor's answer, cut at a threshold if one is given; None if there is none, or none any more."""
         with self._lock:
             results = self._results.get(visitor)
-        return None if results is None else [replace(result, threshold=threshold) for result in results]
+        return None if results is None else cut(results, threshold)
+
+
+def cut(results: list[Segmentation], threshold: float | None) -> list[Segmentation]:
+    """The soft masks cut at another threshold; None leaves each its own."""
+    return results if threshold is None else [replace(result, threshold=threshold) for result in results]
 
 
 def draw_overlay(results: Sequence[Segmentation], folder: Path) -> Path:

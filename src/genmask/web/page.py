@@ -15,7 +15,7 @@ from PIL import Image
 
 from genmask.images import FORMATS, ImageError, open_image
 from genmask.segmentation import Segmentation, save_png
-from genmask.web.answers import Answers, describe, draw_overlay, write_zip
+from genmask.web.answers import Answers, cut, describe, draw_overlay, write_zip
 from genmask.web.drawn_examples import captions, draw_examples
 from genmask.web.folder import PageFolder
 
@@ -53,15 +53,20 @@ class Page:
         self._lock = threading.Lock()
 
     def segment(
-        self, image: str | None, texts: str, threshold: float = 0.5, reason: bool = False, seed: int = 0
+        self,
+        image: str | None,
+        texts: str,
+        threshold: float | None = None,
+        reason: bool = False,
+        seed: int = 0,
     ) -> tuple[list[dict[str, Any]], str]:
-        """Find what each line of `texts` asks for in a picture.
+        """Find what each line of `texts` asks for in a picture; without a threshold, the model takes its own.
 
         Returns a record for each (text, target, width, height, threshold, confidence, is_empty, area_fraction, box,
         rle), and a picture with all masks drawn over it.
         """
         with plain_errors():
-            results = self._segment(image, texts, threshold, reason, seed)
+            results = cut(self._segment(image, texts, reason, seed), threshold)
             return [result.to_dict() for result in results], str(draw_overlay(results, self.folder.new()))
 
     def generate(
@@ -98,43 +103,55 @@ class Page:
             return str(path)
 
     def show(
-        self, image: str | None, texts: str, threshold: float, reason: bool, seed: int, request: gr.Request
+        self,
+        image: str | None,
+        texts: str,
+        automatic: bool,
+        threshold: float,
+        reason: bool,
+        seed: int,
+        request: gr.Request,
     ) -> tuple[str, str, Any]:
         """For the page: overlay, cards, and a download that is ready."""
         with plain_errors():
-            results = self._segment(image, texts, threshold, reason, seed)
+            results = self._segment(image, texts, reason, seed)
             self.answers.put(str(request.session_hash), results)
+            results = cut(results, None if automatic else threshold)
             return (
                 str(draw_overlay(results, self.folder.new())),
                 describe(results),
                 gr.update(interactive=True),
             )
 
-    def cut(self, threshold: float, cards: str, request: gr.Request) -> tuple[Any, Any]:
+    def cut(self, automatic: bool, threshold: float, cards: str, request: gr.Request) -> tuple[Any, Any]:
         """The last answer at another threshold; the model does not run."""
         with plain_errors():
-            results = self._remembered(threshold, cards, request)
+            results = self._remembered(automatic, threshold, cards, request)
             return (
                 (str(draw_overlay(results, self.folder.new())), describe(results))
                 if results
                 else (gr.skip(), gr.skip())
             )
 
-    def download(self, threshold: float, cards: str, request: gr.Request) -> Any:
+    def cut_by_hand(self, threshold: float, cards: str, request: gr.Request) -> tuple[Any, Any, bool]:
+        """The same; whoever moves the threshold wants no automatic one."""
+        return (*self.cut(False, threshold, cards, request), False)
+
+    def download(self, automatic: bool, threshold: float, cards: str, request: gr.Request) -> Any:
         """The last answer as a zip."""
         with plain_errors():
-            results = self._remembered(threshold, cards, request)
+            results = self._remembered(automatic, threshold, cards, request)
             return str(write_zip(results, self.folder.new())) if results else gr.skip()
 
-    def _remembered(self, threshold: float, cards: str, request: gr.Request) -> list[Segmentation] | None:
-        results = self.answers.at(str(request.session_hash), threshold)
+    def _remembered(
+        self, automatic: bool, threshold: float, cards: str, request: gr.Request
+    ) -> list[Segmentation] | None:
+        results = self.answers.at(str(request.session_hash), None if automatic else threshold)
         if results is None and cards != HINT:
             raise ValueError("This answer is not remembered any more: press Segment again.")
         return results
 
-    def _segment(
-        self, image: str | None, texts: str, threshold: float, reason: bool, seed: int
-    ) -> list[Segmentation]:
+    def _segment(self, image: str | None, texts: str, reason: bool, seed: int) -> list[Segmentation]:
         if image is None:
             raise ValueError("Got no picture: drop one on the page, or click an example.")
         lines = [line.strip() for line in (texts or "").splitlines() if line.strip()]
@@ -144,9 +161,7 @@ class Page:
             )
         picture = self._open(Path(image))
         with self._lock:
-            results = self.pipeline.segment(
-                picture, lines, threshold=threshold, reason=bool(reason), seed=seed
-            )
+            results = self.pipeline.segment(picture, lines, reason=bool(reason), seed=seed)
         assert isinstance(results, list)
         return results
 
@@ -230,10 +245,15 @@ def build(page: Page, model: str) -> gr.Blocks:
                         label="Masks", interactive=False, height=340, buttons=["download", "fullscreen"],
                         elem_id="overlay",
                     )  # fmt: skip
-                    threshold = gr.Slider(
-                        0, 0.99, value=0.5, step=0.01, label="Threshold", elem_id="threshold",
-                        info="A pixel is in the mask if its soft mask is greater. The model does not run again.",
-                    )  # fmt: skip
+                    with gr.Row():
+                        automatic = gr.Checkbox(
+                            True, label="Automatic threshold", info="The model's own, for each mask.",
+                            min_width=160, elem_id="automatic",
+                        )  # fmt: skip
+                        threshold = gr.Slider(
+                            0, 0.99, value=0.5, step=0.01, label="Threshold", elem_id="threshold", min_width=200,
+                            info="A pixel is in the mask if its soft mask is greater.",
+                        )  # fmt: skip
                     cards = gr.HTML(HINT, elem_id="cards")
                     download = gr.Button("Download masks", interactive=False, elem_id="download")
                     # Made when asked for, then clicked by the page: masks need not be written at each threshold.
@@ -270,7 +290,7 @@ def build(page: Page, model: str) -> gr.Blocks:
                     elem_id="drawn",
                 )  # fmt: skip
 
-        asked = [image, texts, threshold, reason, segment_seed]
+        asked = [image, texts, automatic, threshold, reason, segment_seed]
         shown = [overlay, cards, download]
         runs_model: dict[str, Any] = {"concurrency_id": MODEL, "concurrency_limit": 1}
         private: dict[str, Any] = {"api_visibility": "private"}
@@ -283,19 +303,20 @@ def build(page: Page, model: str) -> gr.Blocks:
         gallery.select(pick, None, [image, texts], **private).then(
             page.show, asked, shown, **runs_model, **private
         )
-        threshold.change(
-            page.cut, [threshold, cards], [overlay, cards],
-            trigger_mode="always_last", show_progress="hidden", **private,
-        )  # fmt: skip
-        download.click(page.download, [threshold, cards], archive, **private).then(
+        moved: dict[str, Any] = {"trigger_mode": "always_last", "show_progress": "hidden", **private}
+        threshold.input(page.cut_by_hand, [threshold, cards], [overlay, cards, automatic], **moved)
+        automatic.input(page.cut, [automatic, threshold, cards], [overlay, cards], **moved)
+        download.click(page.download, [automatic, threshold, cards], archive, **private).then(
             None, js="() => document.querySelector('#archive')?.click()", **private
         )
         wished = [prompt, negative, steps, guidance, generate_seed, *sides]
         draw.click(page.generate, wished, drawn, api_name="generate", **runs_model)
         # The API's own outputs: plain JSON and a file.
         records, picture = gr.JSON(visible=False), gr.Image(visible=False)
+        own = gr.Number(None, visible=False, label="threshold")
         api = gr.Button(visible=False)
-        api.click(page.segment, asked, [records, picture], api_name="segment", **runs_model)
+        wanted = [image, texts, own, reason, segment_seed]
+        api.click(page.segment, wanted, [records, picture], api_name="segment", **runs_model)
     return blocks
 
 

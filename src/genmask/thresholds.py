@@ -1,0 +1,66 @@
+"""From how likely each pixel is to a mask: the threshold that promises the best IoU, and when nothing is there.
+
+A fixed threshold of 0.5 maximises the expected number of right pixels. IoU, which masks are judged by, is another
+matter: where the model wavers, the mask that may expect most of it takes in pixels below 0.5.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+LEVELS = 1024
+"""Thresholds that are tried, evenly spaced in [0, 1); a picture's pixels are counted once, whatever their number."""
+FAINT = 0.02
+"""Probabilities below are what soft masks of nothing are full of, and do not count as area."""
+
+
+def expected_area(soft_mask: np.ndarray) -> float:
+    """The share of the picture that the target may be expected to fill.
+
+    Args:
+        soft_mask: (H, W) in [0, 1], the probability of each pixel.
+    """
+    return float(soft_mask[soft_mask > FAINT].sum(dtype=np.float64)) / soft_mask.size
+
+
+def expected_iou(soft_mask: np.ndarray, mask: np.ndarray, faint: float = 0.0) -> float:
+    """The IoU of a mask with a target whose pixels are drawn independently: E[intersection] / E[union].
+
+    sum of p over the mask / (pixels of the mask + sum of p beside it); of an empty mask 1 minus the maximum.
+
+    Args:
+        soft_mask: (H, W) in [0, 1], the probability p of each pixel.
+        mask: (H, W) bool.
+        faint: values up to this count as 0; a haze over the whole picture adds up to more than a small thing.
+    """
+    if not mask.any():
+        return 1 - float(soft_mask.max())
+    inside = float(soft_mask[mask].sum(dtype=np.float64))
+    beside = float(soft_mask[~mask & (soft_mask > faint)].sum(dtype=np.float64))
+    return inside / (np.count_nonzero(mask) + beside)
+
+
+def best_threshold(soft_mask: np.ndarray, least_area: float | None = None) -> float:
+    """The threshold c for which the mask `soft_mask > c` has the greatest expected IoU with the target.
+
+    See `expected_iou`; the haze counts here.
+
+    Args:
+        soft_mask: (H, W) in [0, 1], the probability of each pixel.
+        least_area: a smaller `expected_area` means that the target is absent; None: that no pixel is above 0.5. The
+            threshold is then the greatest probability, above which there is nothing.
+
+    Returns:
+        In [0, 1).
+    """
+    peak = float(soft_mask.max())
+    is_absent = peak <= 0.5 if least_area is None else expected_area(soft_mask) < least_area
+    if is_absent and peak < 1:
+        return peak
+    levels = np.minimum((soft_mask * LEVELS).astype(np.int64), LEVELS - 1).ravel()
+    area = np.bincount(levels, minlength=LEVELS)[::-1].cumsum()
+    inside = np.bincount(levels, weights=soft_mask.ravel(), minlength=LEVELS)[::-1].cumsum()
+    # Of the masks that hold the pixels of the 1, 2, ... highest levels; without any pixel the ratio is 0 / 0.
+    promised = inside / np.maximum(area + inside[-1] - inside, np.finfo(float).tiny)
+    level = LEVELS - 1 - int(promised.argmax())
+    return float(np.nextafter(np.float32(level / LEVELS), np.float32(0)))
