@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -17,21 +18,30 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from genmask.conditioning import Condition, Description, InstructionEncoder
 from genmask.denoiser import GenMaskTransformer
-from genmask.images import ImageSource, open_image, resize_to_area
+from genmask.frames import Frames, arrange_frames
+from genmask.images import ImageSource, open_image, processing_size, resize_to_area
+from genmask.instances import Box
 from genmask.latents import COMPRESSION, LatentCodec, pixels_to_soft_mask, resize_soft_masks
 from genmask.loading import load_model, read_json
 from genmask.mask_head import LinearMaskHead
 from genmask.model_folder import MODEL_INDEX, load_processor, read_model_index, resolve_model
+from genmask.objectives import velocity_to
 from genmask.processor import GenMaskProcessor
 from genmask.quantise import is_quantised, quantise
 from genmask.sampling import check_scheduler, count_calls, integrate, load_scheduler, seeded_noise
 from genmask.segmentation import Segmentation
 from genmask.stages import stage
+from genmask.thresholds import best_threshold
+from genmask.zoom import Zoom, blend
 
 StepCallback = Callable[["GenMaskPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 """Pipeline, number of the step, timestep, {"latents": ...} -> what of these to change."""
+Find = Callable[[list[Image.Image], list[str]], Iterator[tuple[list[int], Tensor]]]
+"""Pictures at their processing size, and targets -> indices of targets and their soft masks, batch by batch."""
 DECODERS = ("vae", "linear")
 """Ways from latents to a mask: the VAE's decoder, or the linear head of the third supervision."""
+PREDICTIONS = ("velocity", "x0", "mask")
+"""What the transformer's output means; "mask": it is trained without diffusion, as a discriminative model."""
 COMPILED_TEXT_MULTIPLE = 16
 """Compiled blocks see conditions padded to multiples of so many tokens, as attention kernels want their masks."""
 
@@ -42,7 +52,7 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
     A diffusers pipeline: `to`, `enable_model_cpu_offload`, `load_lora_weights`, `push_to_hub` are its own.
 
     Args:
-        transformer: predicts velocities.
+        transformer: predicts velocities, or what `prediction` says.
         vae: Wan-2.1's; pictures and masks <-> latents.
         vlm: reads picture and sentence.
         processor: makes the VLM's inputs.
@@ -53,6 +63,14 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         resolution: pictures are processed at `resolution ** 2` pixels, in their own aspect ratio.
         shortcut: whether the picture's latents are a frame of the transformer's input; False for models trained
             without (Table 6), to which the VLM alone tells what the picture shows.
+        prediction: what the transformer's output means: "velocity"; "x0", the sample itself; "mask", features of the
+            picture that the mask head makes a mask of, without noise: such a model can only segment.
+        noise: whether masks start from noise; False for models trained from zeros.
+        picture_first: whether the picture is the first of the two frames, or the second.
+        decoder: that `segment` takes where it is asked for none.
+        threshold: likewise, of that decoder's masks; "auto" suits probabilities, such as a fitted linear decoder's.
+        least_area: the expected area, as a share of the picture, below which "auto" says of that decoder's masks that
+            nothing is there; None: where no pixel is above 0.5.
     """
 
     model_cpu_offload_seq = "describer->vlm->transformer->vae"
@@ -80,6 +98,12 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         mask_head: LinearMaskHead | None = None,
         resolution: int = 512,
         shortcut: bool = True,
+        prediction: str = "velocity",
+        noise: bool = True,
+        picture_first: bool = True,
+        decoder: str = "vae",
+        threshold: float | Literal["auto"] = 0.5,
+        least_area: float | None = None,
     ) -> None:
         super().__init__()
         self._interrupt = False
@@ -96,6 +120,13 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         cell = COMPRESSION * transformer.config.patch_size[-1]
         if resolution < cell:
             raise ValueError(f"Got resolution {resolution}, expected at least one patch, {cell} pixels.")
+        if prediction not in PREDICTIONS:
+            raise ValueError(f"Got prediction {prediction!r}, expected one of {', '.join(PREDICTIONS)}.")
+        if prediction == "mask" and mask_head is None:
+            raise ValueError(
+                "Got prediction 'mask' without a mask_head, expected the one it was trained with."
+            )
+        _check_threshold(threshold)
         self.register_modules(
             transformer=transformer,
             vae=vae,
@@ -105,7 +136,16 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             describer=describer,
             mask_head=mask_head,
         )
-        self.register_to_config(resolution=resolution, shortcut=shortcut)
+        self.register_to_config(
+            resolution=resolution,
+            shortcut=shortcut,
+            prediction=prediction,
+            noise=noise,
+            picture_first=picture_first,
+            decoder="linear" if prediction == "mask" else decoder,
+            threshold=threshold,
+            least_area=least_area,
+        )
 
     @classmethod
     def from_pretrained(
@@ -165,6 +205,12 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             mask_head=mask_head,
             resolution=index.get("resolution", 512),
             shortcut=index.get("shortcut", True),
+            prediction=index.get("prediction", "velocity"),
+            noise=index.get("noise", True),
+            picture_first=index.get("picture_first", True),
+            decoder=index.get("decoder", "vae"),
+            threshold=index.get("threshold", 0.5),
+            least_area=index.get("least_area"),
         )
         if vlm_precision == "int8":
             for vlm in filter(None, (pipeline.vlm, pipeline.describer)):
@@ -278,13 +324,14 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         image: ImageSource | Sequence[ImageSource],
         text: str | Sequence[str],
         *,
-        threshold: float = 0.5,
+        threshold: float | Literal["auto"] | None = None,
         num_inference_steps: int = 1,
         num_noises: int = 1,
-        decoder: str = "vae",
+        decoder: str | None = None,
         batch_size: int = 8,
         seed: int = 0,
         reason: bool = False,
+        zoom: bool | Zoom = False,
     ) -> Segmentation | list[Segmentation]:
         """Find what a sentence asks for: x0_hat = eps - f(eps, t = 1, condition), decoded (Eq. 8).
 
@@ -292,13 +339,17 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             image: a picture (path, PIL image or (H, W, 3) uint8 array), or a list of them.
             text: what to find. One picture takes one text or a list, and is encoded once; a list of pictures
                 takes a list of equal length, or one text for all.
-            threshold: a pixel is in the mask if its soft mask is greater; in [0, 1).
+            threshold: a pixel is in the mask if its soft mask is greater; in [0, 1). "auto" is for each mask the one
+                that promises the best IoU (`thresholds.best_threshold`). None is the model's own with its own
+                decoder, 0.5 with another.
             num_inference_steps: Euler steps from noise to mask; 1 is the paper's.
             num_noises: x0_hat is averaged over this many noises; each costs a forward pass.
-            decoder: "vae", or "linear" for models with a mask head.
+            decoder: "vae", or "linear" for models with a mask head; None is the model's own.
             batch_size: pairs in a forward pass; pictures of one processing size share it.
             seed: in [0, 2**63). The same seed and processing size give the same noise, whatever the batch.
             reason: let the VLM first describe what the text means; that description is then found.
+            zoom: look again at what was found small, in a crop of the source picture around it, and blend that answer
+                into the first; True is `Zoom()`. A second pass for these alone.
 
         Returns:
             One `Segmentation` for one picture and one text, else a list in the order of the input.
@@ -308,8 +359,13 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         """
         _check_counts(num_inference_steps=num_inference_steps, num_noises=num_noises, batch_size=batch_size)
         _check_seed(seed)
-        if not 0 <= threshold < 1:
-            raise ValueError(f"Got threshold {threshold}, expected a number in [0, 1), such as 0.5.")
+        self._check_discriminative(decoder, num_inference_steps)
+        decoder = decoder or self.config.decoder
+        is_own = decoder == self.config.decoder
+        if threshold is None:
+            threshold = self.config.threshold if is_own else 0.5
+        _check_threshold(threshold)
+        least_area = self.config.least_area if is_own else None
         if decoder not in DECODERS:
             raise ValueError(f"Got decoder {decoder!r}, expected one of {', '.join(DECODERS)}.")
         if decoder == "linear" and self.mask_head is None:
@@ -340,11 +396,19 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             described = [self._describe(pictures[owner], asked) for owner, asked in pairs]
             targets, fallbacks = [d.target for d in described], [d.is_fallback for d in described]
 
+        wanted = threshold
+
+        def cut(soft_mask: np.ndarray) -> float:
+            return best_threshold(soft_mask, least_area) if wanted == "auto" else wanted
+
+        def find(pictures: list[Image.Image], targets: list[str]) -> Iterator[tuple[list[int], Tensor]]:
+            for indices, latents, condition in self.batches(pictures, targets, batch_size):
+                noises = seeded_noise(seed, latents.shape[1:], num_noises).to(latents.device)
+                x0_hat = self.predict_mask(latents, condition, noises, num_inference_steps)
+                yield indices, self._decode_mask(x0_hat, decoder)
+
         results: dict[int, Segmentation] = {}
-        for indices, latents, condition in self.batches(pictures, targets, batch_size):
-            noises = seeded_noise(seed, latents.shape[1:], num_noises).to(latents.device)
-            x0_hat = self.predict_mask(latents, condition, noises, num_inference_steps)
-            soft_masks = self._decode_mask(x0_hat, decoder)
+        for indices, soft_masks in find(pictures, targets):
             with stage("resize back"):
                 for i, soft_mask in zip(indices, soft_masks, strict=True):
                     source = sources[owners[i]]
@@ -353,13 +417,41 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                         text=texts[i],
                         target=targets[i],
                         soft_mask=resize_soft_masks(soft_mask[None], source.height, source.width)[0].numpy(),
-                        threshold=threshold,
+                        threshold=cut(soft_mask.numpy()),
                         is_fallback=fallbacks[i],
                     )
+        answers = [results[i] for i in range(len(texts))]
+        if zoom:
+            self._look_again(answers, zoom if isinstance(zoom, Zoom) else Zoom(), find, cut)
         self.maybe_free_model_hooks()
         if isinstance(text, str) and not isinstance(image, list | tuple):
-            return results[0]
-        return [results[i] for i in range(len(texts))]
+            return answers[0]
+        return answers
+
+    def _look_again(
+        self, answers: list[Segmentation], how: Zoom, find: Find, cut: Callable[[np.ndarray], float]
+    ) -> None:
+        """Blend second answers into those first ones that they agree with; `cut`: the threshold of a soft mask."""
+        boxes: dict[int, Box] = {}
+        crops = []
+        with stage("decode and resize"):
+            for i, first in enumerate(answers):
+                source = first.image
+                if (box := how.crop_box(first.box, source.width, source.height)) is not None:
+                    size = processing_size(source.height, source.width, self.config.resolution**2, self.cell)
+                    boxes[i] = box
+                    # Out of the source, which has more to show than the first pass saw.
+                    crops.append(source.resize(size[::-1], Image.Resampling.LANCZOS, box=box))
+        small = list(boxes)
+        for indices, soft_masks in find(crops, [answers[i].target for i in small]):
+            with stage("resize back"):
+                for number, soft_mask in zip(indices, soft_masks, strict=True):
+                    i = small[number]
+                    first, (left, top, right, bottom) = answers[i], boxes[i]
+                    second = resize_soft_masks(soft_mask[None], bottom - top, right - left)[0].numpy()
+                    if how.agrees(first.mask, boxes[i], second > cut(soft_mask.numpy())):
+                        blended = blend(first.soft_mask, boxes[i], second)
+                        answers[i] = replace(first, soft_mask=blended, threshold=cut(blended))
 
     def batches(
         self, pictures: list[Image.Image], targets: list[str], batch_size: int
@@ -394,17 +486,35 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             return self.codec.encode(pixels)
 
     def predict_mask(self, picture: Tensor, condition: Condition, noises: Tensor, num_steps: int) -> Tensor:
-        """x0_hat (B, 16, h, w), the mean over noises (n, 16, h, w); picture: its latents, a frame at t = 0."""
+        """x0_hat (B, 16, h, w), the mean over noises (n, 16, h, w); picture: its latents, a frame at t = 0.
+
+        Of a discriminative model, the features of the picture that its mask head takes.
+        """
+
+        if self.config.prediction == "mask":
+            frames = arrange_frames(picture, None, torch.zeros(len(picture), device=picture.device))
+            return self._output(frames, condition)
+        shown = picture if self.config.shortcut else None
 
         def velocity(x_t: Tensor, timestep: Tensor) -> Tensor:
-            if not self.config.shortcut:
-                return self._velocity(x_t.unsqueeze(2), timestep.expand(len(x_t), 1), condition)[:, :, 0]
-            frames = torch.stack([picture, x_t], dim=2)  # (B, 16, 2, h, w)
-            times = torch.stack([torch.zeros_like(timestep), timestep]).expand(len(frames), 2)
-            return self._velocity(frames, times, condition)[:, :, 1]
+            times = timestep.expand(len(x_t))
+            frames = arrange_frames(shown, x_t, times, picture_first=self.config.picture_first)
+            return self._velocity(frames, condition)
 
+        if not self.config.noise:
+            noises = torch.zeros_like(noises[:1])
         x0_hats = [integrate(self.scheduler, eps.expand_as(picture), velocity, num_steps) for eps in noises]
         return torch.stack(x0_hats).mean(dim=0)
+
+    def _check_discriminative(self, decoder: str | None, num_steps: int) -> None:
+        """ValueError if what is asked for needs a diffusion that the model does not have."""
+        if self.config.prediction != "mask":
+            return
+        without = "this model, which is trained without diffusion"
+        if decoder == "vae":
+            raise ValueError(f"Got decoder 'vae' for {without}, expected 'linear', or none.")
+        if num_steps > 1:
+            raise ValueError(f"Got {num_steps} steps for {without}, expected num_inference_steps=1.")
 
     def _decode_mask(self, x0_hat: Tensor, decoder: str) -> Tensor:
         """(B, 16, h, w) -> soft masks (B, 8h, 8w) in [0, 1], on the CPU."""
@@ -414,17 +524,25 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             assert self.mask_head is not None
             return self.mask_head(x0_hat).float().sigmoid().cpu()
 
-    def _velocity(self, x_t: Tensor, times: Tensor, condition: Condition) -> Tensor:
-        """x_t (B, 16, F, h, w), times (B, F) in [0, 1000] -> v like x_t."""
+    def _velocity(self, frames: Frames, condition: Condition) -> Tensor:
+        """v (B, 16, h, w) of the answer's frame; times in [0, 1000]."""
+        output = self._output(frames, condition)
+        if self.config.prediction == "x0":
+            t = frames.times[:, frames.answer] / 1000
+            return velocity_to(output, frames.latents[:, :, frames.answer], t)
+        return output
+
+    def _output(self, frames: Frames, condition: Condition) -> Tensor:
+        """What the transformer makes of the answer's frame, (B, 16, h, w); times in [0, 1000]."""
         with stage("DiT"):
             if self._text_multiple > 1:
                 condition = condition.padded(self._text_multiple)
             return self.transformer(
-                hidden_states=x_t,
-                timestep=times,
+                hidden_states=frames.latents,
+                timestep=frames.times,
                 encoder_hidden_states=condition.hidden_states,
                 encoder_attention_mask=condition.attention_mask,
-            ).sample
+            ).sample[:, :, frames.answer]
 
     @property
     def interrupt(self) -> bool:
@@ -474,6 +592,10 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             num_images_per_prompt=num_images_per_prompt,
             batch_size=batch_size,
         )
+        if self.config.prediction == "mask":
+            raise ValueError(
+                "Got generate for a model trained without diffusion, which can only segment: take another."
+            )
         captions = [caption for caption in _checked_texts(prompt) for _ in range(num_images_per_prompt)]
         _check_seed(seed)
         _check_seed(seed + len(captions))
@@ -524,12 +646,12 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                     condition: Condition = condition,
                     null: Condition | None = null,
                 ) -> Tensor:
-                    frame, times = x_t.unsqueeze(2), timestep.expand(len(x_t), 1)
-                    v = self._velocity(frame, times, condition)
+                    frame = arrange_frames(None, x_t, timestep.expand(len(x_t)))
+                    v = self._velocity(frame, condition)
                     if null is not None:
-                        v_null = self._velocity(frame, times, null)
+                        v_null = self._velocity(frame, null)
                         v = v_null + guidance_scale * (v - v_null)
-                    return v.squeeze(2)
+                    return v
 
                 x0 = integrate(
                     self.scheduler,
@@ -586,6 +708,15 @@ def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if not isinstance(count, int) or count < 1:
             raise ValueError(f"Got {name}={count!r}, expected a whole number of at least 1.")
+
+
+def _check_threshold(threshold: float | str) -> None:
+    if isinstance(threshold, str):
+        if threshold == "auto":
+            return
+    elif 0 <= threshold < 1:
+        return
+    raise ValueError(f"Got threshold {threshold!r}, expected a number in [0, 1), such as 0.5, or 'auto'.")
 
 
 def _check_seed(seed: int) -> None:

@@ -8,7 +8,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from genmask.commands.inference import Inference, load, place
+from genmask.commands.inference import Flag, Inference, load, place
 from genmask.commands.output import prepare_output
 from genmask.commands.terminal import only_json, progress
 
@@ -29,18 +29,21 @@ VAE_RESOLUTION = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Analyse(Inference):
-    """Draw the paper's Figures 2, 3, 4, 5 and 7 for any model; or fit a linear decoder to it.
+    """Draw the paper's Figures 2, 3, 4, 5 and 7 for any model; fit a linear decoder to it; or say how far its soft
+    masks and its confidence can be believed.
 
     genmask analyse --model tiny --output figures
     genmask analyse --vae Wan2.1-T2V-1.3B-Diffusers/vae --masks masks --photos photos --figures 2 3 4
     genmask analyse --fit-decoder predictions --data photos --save-model tiny-linear
+    genmask analyse --calibration --data photos --held-out 2000
 
     Writes figure-N.png, figure-N.svg and the numbers as figure-N.json; of a fitted decoder, its scores beside those of
-    the VAE's as decoders.json.
+    the VAE's as decoders.json; calibration.png, .svg, .json and .md.
     """
 
     figures: tuple[Literal[2, 3, 4, 5, 7], ...] = ()
-    """Numbers of the paper's figures. If none is given: all that can be drawn, or none where a decoder is fitted."""
+    """Numbers of the paper's figures. If none is given: all that can be drawn, but none with --fit-decoder or
+    --calibration."""
     vae: Path | None = None
     """Analyse this VAE alone (a folder with config.json and weights), and no model."""
     masks: Path | None = None
@@ -57,10 +60,14 @@ class Analyse(Inference):
     """Of that map: pixels are made of their own latent cell, or of 3 x 3 cells around it."""
     fit_samples: int = 3000
     """Training samples it is fitted on; half of them drawn scenes, where there are --data."""
+    calibration: Flag = False
+    """Fit one temperature to the soft masks of each decoder on half of the held-out pictures, and measure on the other
+    half how far soft masks and confidence can be believed, before and after."""
     held_out: int = 400
-    """Samples it is scored on, which no training has seen."""
+    """Samples that a fitted decoder is scored on, or the calibration measured, which no training has seen."""
     save_model: Path | None = None
-    """Write the model with the fitted decoder to this new folder, for segment --decoder linear."""
+    """Write the model with the fitted decoder to this new folder: for segment --decoder linear and, where it is fitted
+    on predictions, as the one that segment takes unasked, with --threshold auto."""
     output: Path = Path("analysis")
     """Folder for figures and numbers."""
 
@@ -68,9 +75,14 @@ class Analyse(Inference):
         for name, least in (("samples", 2), ("fit_samples", 1), ("held_out", 1), ("batch_size", 1)):
             if (value := getattr(self, name)) < least:
                 raise ValueError(f"Got --{name.replace('_', '-')} {value}, expected at least {least}.")
-        if self.vae is not None and (7 in self.figures or self.fit_decoder is not None):
-            what = "--figures 7" if self.fit_decoder is None else "--fit-decoder"
-            raise ValueError(f"Got --vae with {what}, which needs a whole model: give --model.")
+        needs = {
+            "--figures 7": 7 in self.figures,
+            "--fit-decoder": self.fit_decoder is not None,
+            "--calibration": self.calibration,
+        }
+        for what, is_asked in needs.items():
+            if self.vae is not None and is_asked:
+                raise ValueError(f"Got --vae with {what}, which needs a whole model: give --model.")
         if self.save_model is not None and self.fit_decoder is None:
             raise ValueError(
                 "Got --save-model without a decoder to save, expected --fit-decoder predictions, or masks."
@@ -82,11 +94,11 @@ class Analyse(Inference):
         from genmask.analysis.paper_figures import FIGURES, write_figure
 
         numbers = tuple(dict.fromkeys(self.figures))
-        if not numbers and self.fit_decoder is None:
+        if not numbers and self.fit_decoder is None and not self.calibration:
             numbers = tuple(number for number in FIGURES if number != 7 or self.vae is None)
         files: list[Path] = []
         with only_json(self.json):
-            if numbers:
+            if numbers or self.calibration:
                 with drawing():  # no matplotlib: said before the work, not after
                     pass
             pipeline = load(self) if self.vae is None else None
@@ -99,6 +111,9 @@ class Analyse(Inference):
             if self.fit_decoder is not None:
                 assert pipeline is not None
                 files += self.fit(pipeline)
+            if self.calibration:
+                assert pipeline is not None
+                files += self.calibrate(pipeline)
         if self.json:
             analysed = {"model": self.model} if self.vae is None else {"vae": str(self.vae)}
             documents = [file for file in files if file.suffix == ".json"]
@@ -179,13 +194,13 @@ class Analyse(Inference):
         side, options = pipeline.config.resolution, {"batch_size": self.batch_size, "seed": self.seed}
         training = chain.from_iterable(self.examples("train", self.fit_samples, side).values())
         with progress("fit", self.fit_samples) as advance:
-            head = fit_decoder(
+            fitted = fit_decoder(
                 pipeline, training, self.fit_decoder, kernel=self.kernel, advance=advance, **options
             )
         scores = {}
         with progress("score", self.held_out) as advance:
             for source, examples in self.examples("val", self.held_out, side).items():
-                scores[source] = compare_decoders(pipeline, head, examples, advance=advance, **options)
+                scores[source] = compare_decoders(pipeline, fitted.head, examples, advance=advance, **options)
         file = self.output / "decoders.json"
         save_json({"fitted_on": self.fit_decoder, "kernel": self.kernel, "scores": scores}, file)
         if not self.json:
@@ -193,6 +208,28 @@ class Analyse(Inference):
             for source, by_decoder in scores.items():
                 console.print(table(decoder_table(source, by_decoder)))
         if self.save_model is not None:
-            save_with_decoder(resolve_model(self.model), head, self.save_model)
+            as_own = self.fit_decoder == "predictions"
+            save_with_decoder(resolve_model(self.model), fitted, self.save_model, as_own=as_own)
             return [file, self.save_model]
         return [file]
+
+    def calibrate(self, pipeline: GenMaskPipeline) -> list[Path]:
+        """Measure how far soft masks and confidence can be believed, and draw it; the files."""
+        from rich.console import Console
+
+        from genmask.analysis.calibration import calibration_tables, measure_calibration, write_calibration
+        from genmask.evaluation.report import table
+
+        with progress("calibration", self.held_out) as advance:
+            reports = measure_calibration(
+                pipeline,
+                lambda: self.examples("val", self.held_out, pipeline.config.resolution),
+                batch_size=self.batch_size,
+                seed=self.seed,
+                advance=advance,
+            )
+        if not self.json:
+            console = Console(width=max(170, Console().width))  # a narrow terminal breaks lines, not numbers
+            for part in calibration_tables(reports):
+                console.print(table(part))
+        return write_calibration(reports, self.output)

@@ -7,10 +7,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from genmask.commands.inference import Flag, Inference, load
 from genmask.commands.output import prepare_output
@@ -51,12 +50,17 @@ class Evaluate(Inference):
     """Score the masks in this folder, ID.png for each sample, in place of the model's (which draws the oracle's)."""
     limit: int | None = None
     """Only so many samples of each benchmark, evenly spread."""
-    threshold: float = 0.5
-    """A pixel is in the mask if its soft mask is greater; in [0, 1)."""
+    threshold: float | Literal["auto"] | None = None
+    """A pixel is in the mask if its soft mask is greater; in [0, 1). auto is for each mask the one that promises the
+    best IoU. By default the model's own, 0.5 for most."""
+    decoder: Literal["vae", "linear"] | None = None
+    """From latents to mask; linear needs a model with a mask head. By default the model's own, vae for most."""
     num_noises: int = 1
     """Average over this many noises."""
     reason: Flag = False
     """Let the model first describe what each text means, and find that; the lines per sample hold it as "target"."""
+    zoom: Flag = False
+    """Look again at what was found small, in a crop of the picture around it."""
     no_oracle: Flag = False
     """Leave out the right masks' round trip through the VAE, which bounds every score."""
     processes: int = 1
@@ -71,12 +75,15 @@ class Evaluate(Inference):
             if getattr(self, name) < 1:
                 option = name.replace("_", "-")
                 raise ValueError(f"Got --{option} {getattr(self, name)}, expected at least 1.")
-        if not 0 <= self.threshold < 1:
-            raise ValueError(f"Got --threshold {self.threshold}, expected 0 or more and less than 1.")
-        if self.reason and self.predictions is not None:
+        if isinstance(self.threshold, float) and not 0 <= self.threshold < 1:
             raise ValueError(
-                "Got --reason with --predictions, expected one of them: saved masks are as they are."
+                f"Got --threshold {self.threshold}, expected 0 or more and less than 1, or auto."
             )
+        for name in ("reason", "zoom"):
+            if getattr(self, name) and self.predictions is not None:
+                raise ValueError(
+                    f"Got --{name} with --predictions, expected one of them: saved masks are as they are."
+                )
         from genmask.evaluation.benchmarks import load_benchmark
         from genmask.evaluation.evaluate import collect, subset
         from genmask.evaluation.extremes import draw_extremes
@@ -107,7 +114,7 @@ class Evaluate(Inference):
                 evaluated = Evaluated(name=name, empty=benchmark.empty, records=records, reason=self.reason)
                 reports.append(report(evaluated))
                 pipeline = pipeline or self.pipeline()
-                draw_extremes(records, examples, self.soft_masks(pipeline), self.folder(name), EXTREMES)
+                draw_extremes(records, examples, self.answer(pipeline), self.folder(name), EXTREMES)
             rows = [overview(reports, self.system), *(details(report) for report in reports)]
             self.write(reports, rows)
         if self.json:
@@ -143,20 +150,17 @@ class Evaluate(Inference):
             results: Any = pipeline.segment(
                 [example.image for example in examples],
                 [example.text for example in examples],
+                threshold=self.threshold,
                 num_noises=self.num_noises,
+                decoder=self.decoder,
                 batch_size=self.batch_size,
                 seed=self.seed,
                 reason=self.reason,
+                zoom=self.zoom,
             )
             return results
 
         return answer
-
-    def soft_masks(self, pipeline: GenMaskPipeline | None) -> Callable[[list[Example]], list[np.ndarray]]:
-        from genmask.evaluation.evaluate import soft_mask
-
-        answer = self.answer(pipeline)
-        return lambda examples: [soft_mask(answered) for answered in answer(examples)]
 
     def count(
         self, pipeline: GenMaskPipeline | None, name: str, examples: Any, rank: int, world_size: int
@@ -181,13 +185,15 @@ class Evaluate(Inference):
                     "seed": self.seed,
                     "num_noises": self.num_noises,
                     "threshold": self.threshold,
+                    "decoder": self.decoder,
                     "reason": self.reason,
+                    "zoom": self.zoom,
                     "dtype": None if pipeline is None else str(pipeline.transformer.dtype),
                     "vlm_precision": self.vlm_precision,
                     "oracle": not self.no_oracle,
                 },
                 oracle=None if self.no_oracle else oracle,
-                threshold=self.threshold,
+                threshold=self.threshold if isinstance(self.threshold, float) else 0.5,
                 batch_size=self.batch_size,
                 rank=rank,
                 world_size=world_size,
@@ -199,12 +205,14 @@ class Evaluate(Inference):
             print(f"{name}{share}: {done} samples, {done / seconds:.1f} samples/s", file=sys.stderr)
 
     def fingerprint(self, pipeline: GenMaskPipeline | None) -> str:
-        """Of the weights that the counts depend on: those of another model are not gone on with."""
+        """Of all of a model that the counts depend on: those of another are not gone on with."""
         digest = hashlib.sha256()
         if pipeline is not None:
             parts = [pipeline.vae]
             if self.predictions is None:
-                parts.append(pipeline.transformer)
+                parts += filter(None, (pipeline.transformer, pipeline.mask_head))
+                own = pipeline.config
+                digest.update(repr((own.decoder, own.threshold, own.least_area)).encode())
             if self.reason:
                 parts.append(pipeline.describer or pipeline.vlm)
             for part in parts:

@@ -47,16 +47,19 @@ class Segment(Inference):
     """What is written; may be given several times. If not given: png."""
     clean: Flag = False
     """Drop specks and fill holes in the masks."""
-    threshold: float = 0.5
-    """A pixel is in the mask if its soft mask is greater; in [0, 1)."""
+    threshold: float | Literal["auto"] | None = None
+    """A pixel is in the mask if its soft mask is greater; in [0, 1). auto is for each mask the one that promises the
+    best IoU. By default the model's own, 0.5 for most."""
     num_inference_steps: int = 1
     """Euler steps from noise to mask."""
     num_noises: int = 1
     """Average over this many noises: better and slower."""
-    decoder: Literal["vae", "linear"] = "vae"
-    """From latents to mask; linear needs a model with a mask head."""
+    decoder: Literal["vae", "linear"] | None = None
+    """From latents to mask; linear needs a model with a mask head. By default the model's own, vae for most."""
     reason: Flag = False
     """Let the model first describe what the text means, and find that."""
+    zoom: Flag = False
+    """Look again at what was found small, in a crop of the picture around it."""
     engine: Literal["local", "ray"] = "local"
     """Who works: this process, or workers of a Ray cluster: RAY_ADDRESS, or else one on this machine alone."""
     workers: int | None = None
@@ -94,6 +97,7 @@ class Segment(Inference):
             decoder=self.decoder,
             seed=self.seed,
             reason=self.reason,
+            zoom=self.zoom,
             clean=self.clean,
             formats=tuple(dict.fromkeys(self.format)) or ("png",),
             batch_size=self.batch_size,

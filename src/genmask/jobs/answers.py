@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from PIL import Image
 
@@ -31,12 +31,13 @@ THREADS = 4
 class Options:
     """How pictures are segmented, as in `GenMaskPipeline.segment`, and what is written of it."""
 
-    threshold: float = 0.5
+    threshold: float | Literal["auto"] | None = None
     num_inference_steps: int = 1
     num_noises: int = 1
-    decoder: str = "vae"
+    decoder: str | None = None
     seed: int = 0
     reason: bool = False
+    zoom: bool = False
     clean: bool = False
     """Drop specks and fill holes, as `Segmentation.cleaned` does."""
     formats: tuple[str, ...] = ("png",)
@@ -151,6 +152,7 @@ class Segmenter:
             batch_size=options.batch_size,
             seed=options.seed,
             reason=options.reason,
+            zoom=options.zoom,
         )
         return cast(list[Segmentation], results)
 
