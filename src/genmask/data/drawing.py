@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from genmask.data.backgrounds import BACKGROUNDS, Size, grid, smooth_noise
-from genmask.data.composition import COLOURS, Colour, Item, SizeWord, compose
+from genmask.data.composition import COLOURS, Colour, Item, Plan, SizeWord, compose
 from genmask.data.shapes import SHAPES, Outline, Paint
 
 SUPERSAMPLING = 3
@@ -51,7 +51,7 @@ class Scene:
     background: str
     """A key of `BACKGROUNDS`."""
     objects: tuple[SceneObject, ...]
-    """3 to 8, those in front last."""
+    """Those in front last; 3 to 8 where the scene is a random one."""
 
     def mask(self, indices: frozenset[int]) -> np.ndarray:
         """(H, W) bool: the visible pixels of the given objects."""
@@ -81,7 +81,15 @@ def draw_scene(rng: Random, size: Size) -> Scene:
         plan = compose(rng, size[1] / size[0])
         sprites = _in_sight([_sprite(item, size) for item in plan.items], size)
         if len(sprites) >= 3:
-            break
+            return _draw(sprites, plan.background, rng, size)
+
+
+def draw_plan(plan: Plan, rng: Random, size: Size) -> Scene:
+    """Draw a planned scene, of any number of objects, at (height, width) pixels; the stream is of grain and light."""
+    return _draw([_sprite(item, size) for item in plan.items], plan.background, rng, size)
+
+
+def _draw(sprites: list[_Sprite], background: str, rng: Random, size: Size) -> Scene:
     owner, covers = _stack(sprites, size)
     scale = sqrt(owner.size)
     objects = tuple(
@@ -98,8 +106,8 @@ def draw_scene(rng: Random, size: Size) -> Scene:
         )
         for k, sprite in enumerate(sprites)
     )
-    image = _paint(sprites, plan.background, np.random.default_rng(rng.getrandbits(64)), size)
-    return Scene(image=image, background=plan.background, objects=objects)
+    image = _paint(sprites, background, np.random.default_rng(rng.getrandbits(64)), size)
+    return Scene(image=image, background=background, objects=objects)
 
 
 def _sprite(item: Item, size: Size) -> _Sprite:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from genmask.data.compositions import Compositions
+from genmask.data.compositions_material import Material
 from genmask.data.folder import Folder
 from genmask.data.photographs import Photographs
 from genmask.data.questions import PhotographQuestions, SceneQuestions
@@ -20,6 +22,10 @@ SCENES = 4000
 """Drawn scenes have no end; so many sentences are the benchmark."""
 QUESTIONS = 1000
 """Likewise of indirect instructions."""
+COMPOSITIONS = 2000
+"""Likewise of objects pasted into photographs,"""
+COMPOSITION_SIZE = (240, 320)
+"""in pictures of this height and width."""
 PHOTOGRAPHS = "a folder for each source with index.jsonl, classes.json, images/ and labels/"
 
 
@@ -48,6 +54,11 @@ def _reasonseg(split: Literal["val", "test"]) -> Benchmark:
     )
 
 
+def _compositions(root: Path) -> Compositions:
+    material = Material(root, "val", area=COMPOSITION_SIZE[0] * COMPOSITION_SIZE[1])
+    return Compositions(material, COMPOSITION_SIZE, length=COMPOSITIONS)
+
+
 _UNC: tuple[Dataset, ...] = ("refcoco", "refcoco+", "grefcoco")
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -55,6 +66,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "scene-questions/val": Benchmark(load=lambda _: SceneQuestions("val", length=QUESTIONS), layout=""),
     "photos/val": Benchmark(load=lambda root: Photographs(root, "val"), layout=PHOTOGRAPHS),
     "photo-questions/val": Benchmark(load=lambda root: PhotographQuestions(root, "val"), layout=PHOTOGRAPHS),
+    "compositions/val": Benchmark(load=_compositions, layout=PHOTOGRAPHS),
     **{
         f"{dataset}/{split}": _referring(dataset, split, "unc")
         for dataset in _UNC

@@ -1,5 +1,8 @@
 """The table of training sets: name -> what it teaches, where it is looked for, and how it becomes a source.
 
+`open-photographs` and `open-compositions` leave out every source whose terms are not known to let anyone use and
+pass on its photographs, changed or not (`OPEN_PHOTOGRAPHS`).
+
 **No picture that the RefCOCO family evaluates on is trained on.** Its three sets divide the same pictures of COCO
 differently, so that "train" of one holds pictures from "val" and "test" of another, and COCO-Stuff holds them all.
 As is usual in published work, all pictures that RefCOCO (unc), RefCOCO+ (unc) and RefCOCOg (umd) keep for evaluation
@@ -28,6 +31,7 @@ from genmask.evaluation.benchmarks import BENCHMARKS
 from genmask.training.own_folder import folder_split, open_folder
 from genmask.training.sources import (
     CaptionSource,
+    CompositionSource,
     GenerationSource,
     MaskSource,
     PhotographSource,
@@ -41,6 +45,10 @@ from genmask.training.sources import (
 
 Source = SegmentationSource | GenerationSource
 Classes = TypeVar("Classes", LabelMaps, pascal_part.PascalPart)
+OPEN_PHOTOGRAPHS = ("building_facades", "indonesian_food")
+"""CC BY 4.0 and MIT. Of the others, camvid is for research alone; the terms of clothing_coparsing and
+weizmann_horses say nothing of the photographers' rights; and each photograph of COCO, of which animals has many,
+has terms of its own."""
 REFERRING: tuple[Dataset, ...] = ("refcoco", "refcoco+", "refcocog")
 
 
@@ -210,6 +218,17 @@ TRAINING_SETS: dict[str, TrainingSet] = {
     ),
     "photographs": TrainingSet(
         tasks=MASKS + CAPTIONS, layout=BENCHMARKS["photos/val"].layout, open=PhotographSource
+    ),
+    "open-photographs": TrainingSet(
+        tasks=MASKS + CAPTIONS,
+        layout=BENCHMARKS["photos/val"].layout,
+        open=partial(PhotographSource, sources=OPEN_PHOTOGRAPHS),
+    ),
+    "compositions": TrainingSet(tasks=MASKS, layout=BENCHMARKS["photos/val"].layout, open=CompositionSource),
+    "open-compositions": TrainingSet(
+        tasks=MASKS,
+        layout=BENCHMARKS["photos/val"].layout,
+        open=partial(CompositionSource, sources=OPEN_PHOTOGRAPHS),
     ),
     "folder": TrainingSet(
         tasks=MASKS + CAPTIONS,

@@ -34,10 +34,9 @@ from genmask.objectives import (
     interpolate,
     latent_weight,
     mse_loss,
-    predict_x0,
     velocity,
 )
-from genmask.pipeline import GenMaskPipeline
+from genmask.pipeline import PREDICTIONS, GenMaskPipeline
 from genmask.processor import GenMaskProcessor, segmentation_prompt
 from genmask.prompt_batch import PromptBatch
 from genmask.quantise import quantise
@@ -94,8 +93,15 @@ class MaskConfig:
     generation_density: TimestepDensity = field(default_factory=LogitNormal)
     supervision: str = "mse"
     """"mse", "bce-pixels" or "bce-linear" (Table 4)."""
+    prediction: str = "velocity"
+    """What the transformer's output means: "velocity"; "x0", the target itself; or "mask": no diffusion, the picture is
+    the only frame, and its output goes through the linear mask head."""
+    noise: bool = True
+    """Whether masks start from noise; False: from zeros, in training and inference. Pictures always have noise."""
     shortcut: bool = True
     """Whether the picture's latents are a frame of the input (Table 6); without it the VLM alone sees the picture."""
+    picture_first: bool = True
+    """Whether they are the first frame, or the second."""
     condition_dropout: float = 0.1
     """Share of captions left empty, for guidance."""
     recognition_weight: float = 0.0
@@ -130,6 +136,35 @@ class MaskConfig:
                 "Got no shortcut with a head that needs one: take supervision 'mse' or 'bce-pixels', and "
                 "recognition_weight 0."
             )
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(f"Got prediction {self.prediction!r}, expected one of {', '.join(PREDICTIONS)}.")
+        if not self.shortcut and not self.picture_first:
+            raise ValueError(
+                "Got picture_first=False without a shortcut, whose frame it places: leave it True."
+            )
+        if not self.noise and self.segmentation_density != PowerLaw(0.0):
+            raise ValueError(
+                f"Got noise=False with segmentation_density {self.segmentation_density}, where x_t = (1 - t) x0 shows "
+                "the answer: take PowerLaw(0.0), which is t = 1 always."
+            )
+        if self.prediction == "mask":
+            self._check_discriminative()
+
+    def _check_discriminative(self) -> None:
+        """Without diffusion there is one loss, one task and one frame."""
+        wanted = {
+            "supervision": "bce-linear", "generation_batch": 0, "shortcut": True, "picture_first": True, "noise": True,
+        }  # fmt: skip
+        for name, value in wanted.items():
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"Got prediction 'mask', without diffusion, with {name}={getattr(self, name)!r}: take {value!r}."
+                )
+
+    @property
+    def segmentation_frames(self) -> int:
+        """Frames that the transformer sees: the picture and the noised mask, or one of them."""
+        return 2 if self.shortcut and self.prediction != "mask" else 1
 
 
 def build_transformer(shape: TransformerShape, text_dim: int, seed: int = 0) -> GenMaskTransformer:
@@ -237,7 +272,14 @@ class MaskTask:
         if config.recognition_weight:
             recognition = RecognitionHead.for_sources(transformer, segmentation_sources)
         self.recognition = recognition
-        self.network = MaskNetwork(transformer, mask_head, recognition, config.recognition_block)
+        self.network = MaskNetwork(
+            transformer,
+            mask_head,
+            recognition,
+            config.recognition_block,
+            prediction=config.prediction,
+            picture_first=config.picture_first,
+        )
         decodes = config.supervision == "bce-pixels"
         waits = {"vae": cache is not None and not decodes, "vlm": cache is not None or config.offload}
         parts: dict[str, nn.Module] = {"vae": vae, "vlm": vlm}
@@ -420,7 +462,7 @@ class MaskTask:
                 patch = self.transformer.config.patch_size[-1]
                 work = Pass(
                     samples=samples,
-                    frames=2 if part.masks is not None and self.config.shortcut else 1,
+                    frames=1 if part.masks is None else self.config.segmentation_frames,
                     patches=height * width // patch**2,
                     text=part.condition.attention_mask.shape[1],
                 )
@@ -462,16 +504,17 @@ class MaskTask:
         assert samples.ignore is not None
         x0 = samples.x0
         eps, t = self._noise(indices, x0, self.config.segmentation_density, stream=2)
-        x_t = interpolate(x0, eps, t)
+        if not self.config.noise:
+            eps = torch.zeros_like(eps)
+        x_t = None if self.config.prediction == "mask" else interpolate(x0, eps, t)
         prediction = network(x_t, t, samples.condition, samples.picture if self.config.shortcut else None)
         if self.config.supervision == "mse":
-            loss = mse_loss(prediction.velocity, velocity(x0, eps), latent_weight(samples.ignore))
+            loss = mse_loss(prediction.output, self._target(x0, eps), latent_weight(samples.ignore))
         elif self.config.supervision == "bce-linear":
             loss = bce_linear_loss(prediction.mask_logits, samples.masks, samples.ignore)
         else:
-            x0_hat = predict_x0(x_t, prediction.velocity.float(), t)
             decode = partial(self.codec.decode, clamp=False)
-            loss = bce_pixel_loss(x0_hat, samples.masks, decode, samples.ignore)
+            loss = bce_pixel_loss(prediction.x0_hat, samples.masks, decode, samples.ignore)
         losses = {"segmentation": loss}
         if prediction.concept_logits is not None:
             assert samples.coverage is not None
@@ -484,7 +527,11 @@ class MaskTask:
         x0 = samples.x0
         eps, t = self._noise(indices, x0, self.config.generation_density, stream=3)
         prediction = network(interpolate(x0, eps, t), t, samples.condition)
-        return mse_loss(prediction.velocity, velocity(x0, eps))
+        return mse_loss(prediction.output, self._target(x0, eps))
+
+    def _target(self, x0: Tensor, eps: Tensor) -> Tensor:
+        """What the transformer's output is to be."""
+        return x0 if self.config.prediction == "x0" else velocity(x0, eps)
 
     def _noise(
         self, indices: Iterable[int], like: Tensor, density: TimestepDensity, stream: int
@@ -521,6 +568,9 @@ class MaskTask:
             mask_head=mask_head,
             resolution=self.config.resolution,
             shortcut=self.config.shortcut,
+            prediction=self.config.prediction,
+            noise=self.config.noise,
+            picture_first=self.config.picture_first,
         )
 
     def evaluate(self, share: Share) -> Evaluation:

@@ -11,6 +11,8 @@ from typing import ClassVar, Protocol, runtime_checkable
 import numpy as np
 
 from genmask.data.captions import CaptionError, Skips
+from genmask.data.compositions import Compositions
+from genmask.data.compositions_material import Material
 from genmask.data.example import Dialogue, Example
 from genmask.data.expressions import SHARES
 from genmask.data.mixture import Indexed, Repeat, Sized
@@ -76,9 +78,11 @@ class SceneSource:
 class PhotographSource:
     """Photographs cropped, mirrored and jittered, each at the size that it suits (see `group_by_size`)."""
 
-    def __init__(self, root: Path, sizes: Sequence[Size], seed: int = 0) -> None:
+    def __init__(
+        self, root: Path, sizes: Sequence[Size], seed: int = 0, sources: tuple[str, ...] | None = None
+    ) -> None:
         self.seed = seed
-        everything = Photographs(root, "train", seed=seed, area=CACHED_AREA)
+        everything = Photographs(root, "train", sources, seed=seed, area=CACHED_AREA)
         photographs = everything.photographs
         self.concepts: Sequence[str] = everything.concepts
         self._by_size: dict[Size, Photographs] = {}
@@ -86,7 +90,9 @@ class PhotographSource:
         for size, rows in groups.items():
             images = {photographs[row].image for row in rows}
             select = partial(_is_one_of, images)
-            self._by_size[size] = Photographs(root, "train", seed=seed, area=CACHED_AREA, select=select)
+            self._by_size[size] = Photographs(
+                root, "train", sources, seed=seed, area=CACHED_AREA, select=select
+            )
             self._by_size[size].preload()
 
     def segmentation(self, index: int, height: int, width: int) -> Example:
@@ -100,6 +106,30 @@ class PhotographSource:
         example = self._by_size[height, width].captions(index)
         rng = np.random.default_rng((self.seed, index, 5))
         return random_horizontal_flip(_crop(example, rng, height, width, smallest=0.8), rng)
+
+
+class CompositionSource:
+    """Compositions made at the size that is asked for, in slightly other colours; their material is in memory.
+
+    Two of a picture's four expressions are used, one after the other, as of drawn scenes.
+    """
+
+    def __init__(
+        self, root: Path, sizes: Sequence[Size], seed: int = 0, sources: tuple[str, ...] | None = None
+    ) -> None:
+        self.seed = seed
+        material = Material(root, "train", sources, area=max(height * width for height, width in sizes))
+        material.preload()
+        self.concepts: Sequence[str] = material.names
+        self._by_size = {size: Compositions(material, size, seed) for size in sizes}
+
+    def segmentation(self, index: int, height: int, width: int) -> Example:
+        picture, which = divmod(index, 2)
+        example = self._by_size[height, width][picture * Compositions.EXPRESSIONS + 2 * which + picture % 2]
+        return color_jitter(example, np.random.default_rng((self.seed, index, 6)))
+
+    def recognition(self, index: int, height: int, width: int) -> Example:
+        return self.segmentation(2 * index, height, width)
 
 
 class MaskSource:
