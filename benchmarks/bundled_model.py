@@ -1,6 +1,7 @@
 """Whether a model clears the floors set for the bundled one: drawn scenes, photographs, and its speed.
 
     python benchmarks/bundled_model.py --model tiny --photos FOLDER [--scenes 1000] [--json scores.json]
+    python benchmarks/bundled_model.py --model tiny --photos FOLDER --decoder vae --threshold 0.5    # the paper's way
 
 Beside every score stands the oracle's, whose answer is the right mask, drawn through the VAE at the size the model
 works at: no transformer on this VAE can do better.
@@ -39,7 +40,7 @@ from genmask.data.photographs import Photographs
 from genmask.data.scenes import Scenes
 from genmask.evaluation.metrics import IoUTotals
 from genmask.evaluation.oracle import round_trip
-from genmask.pipeline import GenMaskPipeline
+from genmask.pipeline import DECODERS, GenMaskPipeline
 
 FIRST_INDEX = 100_000
 """In the validation stream of scenes; the held-out scores during training stay far below it."""
@@ -206,11 +207,22 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=1000, help="number of drawn scenes; 0 leaves them out")
     parser.add_argument("--size", type=int, default=128, help="side of the drawn scenes, in pixels")
     parser.add_argument("--batch-size", type=int, default=32, help="pairs in a forward pass")
+    parser.add_argument("--decoder", choices=DECODERS, help="by default the model's own")
+    parser.add_argument("--threshold", help="a number in [0, 1), or auto; by default the model's own")
     parser.add_argument("--json", type=Path, help="write every number to this file as well")
     arguments = parser.parse_args()
 
     pipe = GenMaskPipeline.from_pretrained(arguments.model)
-    report: dict[str, Any] = {"model": Path(arguments.model).name}
+    if arguments.decoder not in (None, pipe.config.decoder):  # whose soft masks are of another kind
+        pipe.register_to_config(decoder=arguments.decoder, threshold=0.5, least_area=None)
+    if arguments.threshold is not None:
+        threshold = "auto" if arguments.threshold == "auto" else float(arguments.threshold)
+        pipe.register_to_config(threshold=threshold)
+    report: dict[str, Any] = {
+        "model": Path(arguments.model).name,
+        "decoder": pipe.config.decoder,
+        "threshold": pipe.config.threshold,
+    }
     if arguments.scenes:
         report["scenes"] = measure_scenes(pipe, arguments.scenes, arguments.size, arguments.batch_size)
     if arguments.photos is not None:

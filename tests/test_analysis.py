@@ -382,7 +382,15 @@ def test_a_fitted_decoder_is_saved_with_the_model(
         for folder in (new, again)
     ]
     assert np.array_equal(answers[0].soft_mask, answers[1].soft_mask)
-    assert not np.array_equal(answers[0].soft_mask, loaded.segment(picture, "the mug").soft_mask)
+    assert not np.array_equal(
+        answers[0].soft_mask, loaded.segment(picture, "the mug", decoder="vae").soft_mask
+    )
+    own = ("linear", "auto") if target == "predictions" else ("vae", 0.5)
+    assert (loaded.config.decoder, loaded.config.threshold) == own
+    assert np.array_equal(
+        loaded.segment(picture, "the mug").mask,
+        loaded.segment(picture, "the mug", decoder=own[0], threshold=own[1]).mask,
+    )
     assert not list(tmp_path.glob(".*"))
 
 

@@ -22,8 +22,6 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 SOURCE = ROOT / "src/genmask"
 PAGES = sorted(DOCS.rglob("*.md"))
-NOT_YET = ("genmask ablate",)
-"""Commands that docs/paper.md promises and marks as not yet there."""
 
 
 def navigation(entry: object) -> list[str]:
@@ -123,22 +121,13 @@ def test_every_command_that_the_pages_name_exists() -> None:
     for page in (ROOT / "README.md", *PAGES):
         text = page.read_text()
         for name in re.findall(r"(?:^|[`>]|--no_python |-- *\n *)genmask ([a-z]+)", text, re.M):
-            if f"genmask {name}" not in NOT_YET:
-                assert name in COMMANDS, f"{page.name}: genmask {name}"
+            assert name in COMMANDS, f"{page.name}: genmask {name}"
         for recipe in re.findall(r"genmask (?:train|cache) ([a-z][\w.-]*)", text):
             assert recipe in RECIPES, f"{page.name}: {recipe}"
         for script in re.findall(r"python ((?:benchmarks|examples)/\w+\.py)", text):
             assert (ROOT / script).is_file(), f"{page.name}: {script}"
         for test in re.findall(r"tests/test_\w+\.py", text):
             assert (ROOT / test).is_file(), f"{page.name}: {test}"
-
-
-def test_what_is_marked_as_not_yet_there_is_not_there() -> None:
-    text = (DOCS / "paper.md").read_text()
-    for command in NOT_YET:
-        assert command.split()[1] not in COMMANDS, f"{command} is here: say so in docs/paper.md"
-        for line in text.splitlines():
-            assert command not in line or "not yet" in line, line
 
 
 def test_every_option_of_segment_is_explained() -> None:

@@ -295,6 +295,11 @@ def test_the_paper_is_the_paper() -> None:
         "paper-bce-linear": {"supervision": "bce-linear"},
         "paper-no-generation": {"generation_batch": 0},
         "paper-no-shortcut": {"shortcut": False},
+        "paper-t-1": {"segmentation_density": PowerLaw(0.0)},
+        "paper-zero-noise": {"segmentation_density": PowerLaw(0.0), "noise": False},
+        "paper-x0": {"prediction": "x0"},
+        "paper-picture-second": {"picture_first": False},
+        "paper-discriminative": {"prediction": "mask", "supervision": "bce-linear", "generation_batch": 0},
     }
     assert {name for name in RECIPES if name.startswith("paper-")} == changed.keys()
     for name, change in changed.items():

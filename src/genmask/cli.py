@@ -1,4 +1,4 @@
-"""The shell commands: genmask segment | generate | evaluate | benchmark | analyse | data | train | cache | convert.
+"""The shell commands: genmask segment | generate | evaluate | benchmark | analyse | data | train | cache | ...
 
 Arguments in, exit code out.
 
@@ -21,6 +21,7 @@ from typing import Any
 import tyro
 
 import genmask
+from genmask.commands.ablate import Ablate
 from genmask.commands.analyse import Analyse
 from genmask.commands.benchmark import Benchmark
 from genmask.commands.cache import Cache
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Any] = {
     "data": Data,
     "train": Train,
     "cache": Cache,
+    "ablate": Ablate,
     "convert": Convert,
     "web": Web,
 }

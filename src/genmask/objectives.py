@@ -3,7 +3,7 @@
     x0   target latents                         (B, C, h, w)
     eps  noise ~ N(0, I), like x0
     t    noise level in [0, 1], 1 pure noise    (B,)
-    v    velocity, what the network predicts    (B, C, h, w)
+    v    velocity, what the network predicts    (B, C, h, w), unless it predicts x0_hat itself
 
 Every loss comes back as the weighted sums and the sums of the weights of its samples: the mean is taken once, over all
 processes and micro-batches of a step.
@@ -48,6 +48,11 @@ def velocity(x0: Tensor, eps: Tensor) -> Tensor:
 def predict_x0(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
     """x0_hat = x_t - t v; at t = 1 this is Eq. 8, x0_hat = eps - v."""
     return x_t - t.view(-1, *[1] * (x_t.ndim - 1)) * v
+
+
+def velocity_to(x0_hat: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """v = (x_t - x0_hat) / t, the inverse of `predict_x0`; t > 0."""
+    return (x_t - x0_hat) / t.view(-1, *[1] * (x_t.ndim - 1))
 
 
 def latent_weight(ignore: Tensor, cell: int = 8) -> Tensor:

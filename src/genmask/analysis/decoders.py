@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -30,12 +30,24 @@ from genmask.objectives import latent_weight
 from genmask.pipeline import GenMaskPipeline
 from genmask.segmentation import save_json
 from genmask.stages import timed
+from genmask.thresholds import expected_area
 
 Target = Literal["masks", "predictions"]
 Decoder = Callable[[Tensor], Tensor]
 """x0_hat (B, C, h, w) -> soft masks (B, 8h, 8w) in [0, 1]."""
 AT_ONCE = 128
 """Examples that are held in memory together."""
+LOST = 0.04
+"""Share of the targets that are there which `least_area` may take for absent."""
+
+
+class FittedDecoder(NamedTuple):
+    """A linear map, and what a model needs to decide by its soft masks."""
+
+    head: LinearMaskHead
+    least_area: float | None
+    """Of `GenMaskPipeline`: 1 - LOST of the targets may be expected to be larger. Taken from the sources that have
+    absent targets; None where none has."""
 
 
 def fit_decoder(
@@ -47,7 +59,7 @@ def fit_decoder(
     batch_size: int,
     seed: int,
     advance: Callable[[int], None],
-) -> LinearMaskHead:
+) -> FittedDecoder:
     """A linear map for this model.
 
     Args:
@@ -61,6 +73,7 @@ def fit_decoder(
         advance: told how many examples are done.
     """
     batches: dict[torch.Size, list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
+    sources: list[tuple[str, Tensor, bool]] = []
     for chunk in _chunks(examples, AT_ONCE):
         small = [_at_processing_size(pipeline, example) for example in chunk]
         if target == "masks":
@@ -71,17 +84,63 @@ def fit_decoder(
             mask = torch.from_numpy(target_of(example))
             ignore = torch.zeros_like(mask) if example.ignore is None else torch.from_numpy(example.ignore)
             batches[x0.shape].append((x0, mask, ignore))
+            sources.append((example.source, x0, bool(mask.any())))
         advance(len(chunk))
     columns = [[torch.stack(column) for column in zip(*rows, strict=True)] for rows in batches.values()]
-    return fit_linear_head(
+    head = fit_linear_head(
         [latents for latents, _, _ in columns],
         [masks for _, masks, _ in columns],
         kernel=kernel,
         weights=[latent_weight(ignore) for _, _, ignore in columns],
     )
+    return FittedDecoder(head, _least_area(head, sources))
 
 
 @torch.no_grad()
+def _least_area(head: LinearMaskHead, samples: Iterable[tuple[str, Tensor, bool]]) -> float | None:
+    """From sources, latents, and whether there is a target."""
+    areas: dict[str, dict[bool, list[float]]] = defaultdict(lambda: {True: [], False: []})
+    for source, x0, is_present in samples:
+        areas[source][is_present].append(expected_area(head(x0.unsqueeze(0))[0].sigmoid().numpy()))
+    of_present = [area for found in areas.values() if found[False] for area in found[True]]
+    return float(np.quantile(of_present, LOST)) if of_present else None
+
+
+def decoders_of(pipeline: GenMaskPipeline, head: LinearMaskHead | None) -> dict[str, Decoder]:
+    """The VAE's decoder and, where there is one, a linear one: "vae" and "linear"."""
+    decoders: dict[str, Decoder] = {"vae": lambda x0_hat: pixels_to_soft_mask(pipeline.codec.decode(x0_hat))}
+    if head is not None:
+        placed = head.to(pipeline.device)
+        decoders["linear"] = lambda x0_hat: placed(x0_hat).float().sigmoid()
+    return decoders
+
+
+@torch.no_grad()
+def decode_examples(
+    pipeline: GenMaskPipeline,
+    decoders: Mapping[str, Decoder],
+    examples: Iterable[Example],
+    *,
+    batch_size: int,
+    seed: int,
+    advance: Callable[[int], None],
+) -> Iterator[tuple[Example, dict[str, tuple[np.ndarray, float]]]]:
+    """Each example with what every decoder makes of it: a soft mask at the example's own size, and the seconds taken.
+
+    The network is asked once for all decoders, which take turns. Few examples are in memory at a time.
+    """
+    for chunk in _chunks(examples, AT_ONCE):
+        predicted = predict_latents(pipeline, chunk, batch_size=batch_size, seed=seed)
+        for x0_hat, example in zip(predicted, chunk, strict=True):
+            batch, found = x0_hat.unsqueeze(0).to(pipeline.device), {}
+            for name, decode in decoders.items():
+                soft, seconds = timed(partial(decode, batch), pipeline.device)
+                soft_mask = resize_soft_masks(soft.cpu(), *example.image.shape[:2])[0].numpy()
+                found[name] = soft_mask, seconds
+            yield example, found
+        advance(len(chunk))
+
+
 def compare_decoders(
     pipeline: GenMaskPipeline,
     head: LinearMaskHead,
@@ -96,23 +155,14 @@ def compare_decoders(
     Each example is counted at its own size, and the network is asked once for both decoders. "times_as_fast" is the
     ratio of the medians of their times for one mask, in which they take turns.
     """
-    head = head.to(pipeline.device)
-    decoders: dict[str, Decoder] = {
-        "vae": lambda x0_hat: pixels_to_soft_mask(pipeline.codec.decode(x0_hat)),
-        "linear": lambda x0_hat: head(x0_hat).sigmoid(),
-    }
+    decoders = decoders_of(pipeline, head)
     scores = {name: SoftScores() for name in decoders}
     times: dict[str, list[float]] = {name: [] for name in decoders}
-    for chunk in _chunks(examples, AT_ONCE):
-        predicted = predict_latents(pipeline, chunk, batch_size=batch_size, seed=seed)
-        for x0_hat, example in zip(predicted, chunk, strict=True):
-            batch = x0_hat.unsqueeze(0).to(pipeline.device)
-            for name, decode in decoders.items():
-                soft, seconds = timed(partial(decode, batch), pipeline.device)
-                times[name].append(seconds)
-                soft_mask = resize_soft_masks(soft.cpu(), *example.image.shape[:2])[0].numpy()
-                scores[name].add(soft_mask, example)
-        advance(len(chunk))
+    decoded = decode_examples(pipeline, decoders, examples, batch_size=batch_size, seed=seed, advance=advance)
+    for example, soft_masks in decoded:
+        for name, (soft_mask, seconds) in soft_masks.items():
+            times[name].append(seconds)
+            scores[name].add(soft_mask, example)
     medians = {name: median(taken) for name, taken in times.items()}
     return {
         name: {**each.report(), "times_as_fast": medians["vae"] / medians[name]}
@@ -138,10 +188,14 @@ def decoder_table(source: str, scores: Mapping[str, Mapping[str, Any]]) -> list[
     return rows
 
 
-def save_with_decoder(source: Path, head: LinearMaskHead, target: Path) -> None:
-    """Copy a model's folder and put `head` into it, for `segment(decoder="linear")`; in place of one that is there.
+def save_with_decoder(source: Path, fitted: FittedDecoder, target: Path, *, as_own: bool) -> None:
+    """Copy a model's folder and put the decoder into it, for `segment(decoder="linear")`; in place of one there.
 
     All other files stay as they are, to the bit. The new folder appears whole or not at all.
+
+    Args:
+        as_own: `segment` takes it unasked, and for each mask the threshold that promises the best IoU: for decoders
+            whose soft masks are probabilities, as those fitted on predictions are.
 
     Raises:
         ValueError: `target` exists.
@@ -151,9 +205,11 @@ def save_with_decoder(source: Path, head: LinearMaskHead, target: Path) -> None:
     partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
     try:
         shutil.copytree(source, partial, ignore=shutil.ignore_patterns("mask_head"))
-        head.save_pretrained(partial / "mask_head")
+        fitted.head.save_pretrained(partial / "mask_head")
         index = read_json(partial / MODEL_INDEX)
         index["mask_head"] = ["genmask.mask_head", LinearMaskHead.__name__]
+        if as_own:
+            index |= {"decoder": "linear", "threshold": "auto", "least_area": fitted.least_area}
         save_json(index, partial / MODEL_INDEX)
         os.replace(partial, target)
     finally:

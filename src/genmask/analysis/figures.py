@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -159,6 +159,36 @@ def draw_samples(answers: Sequence[Segmentation], truths: Sequence[np.ndarray], 
         if number < columns:
             for axes, what in zip(places, ("picture", "answer", "truth"), strict=True):
                 axes.set_title(what, fontsize=8, color=GREY)
+    return figure
+
+
+def draw_reliability(reports: Mapping[str, Any]) -> Figure:
+    """What `measure_calibration` found: share of true pixels against soft value, a row of sources for each decoder.
+
+    A dot is a bin; its area grows with the root of the pixels in it.
+    """
+    sources = list(next(iter(reports.values()))["sources"])
+    figure = _figure(3.2 * len(sources) + 0.8, 3.0 * len(reports))
+    places = figure.subplots(len(reports), len(sources), squeeze=False, sharex=True, sharey=True)
+    for row, (decoder, report) in zip(places, reports.items(), strict=True):
+        for axes, source in zip(row, sources, strict=True):
+            axes.plot((0, 1), (0, 1), color=GREY, linestyle=":")
+            temperatures = {"before": 1.0, "after": report["temperature"]}
+            for (when, temperature), colour in zip(temperatures.items(), (ORANGE, BLUE), strict=True):
+                scores = report["sources"][source]["soft_mask"][when]
+                soft, true, share = (
+                    np.array([row[key] for row in scores["reliability"]]) for key in ("soft", "true", "share")
+                )
+                label = f"T = {temperature:.2f}, calibration error {scores['calibration_error']:.4f}"
+                axes.plot(soft, true, color=colour, linewidth=1.2, label=label)
+                axes.scatter(soft, true, 4 + 150 * np.sqrt(share), color=colour, linewidths=0)
+            axes.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), aspect="equal")
+            axes.legend(loc="upper left", fontsize=7)
+            if axes in places[0]:
+                axes.set_title(source, fontsize=9)
+            if axes in places[-1]:
+                axes.set_xlabel("soft mask")
+        row[0].set_ylabel(f"{decoder}: share of true pixels")
     return figure
 
 

@@ -6,9 +6,9 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from genmask.data.example import Example
+from genmask.evaluation.calibration import auroc
 from genmask.evaluation.metrics import IoUTotals
 
 THRESHOLDS = (0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
@@ -67,7 +67,7 @@ class SoftScores:
             "brier": float(np.mean(self._brier)),
             "calibration_error": float(np.abs(soft - true).sum() / weight.sum()),
             "auroc": {
-                name: _auroc(np.array(values), np.array(self._present))
+                name: auroc(np.array(values), np.array(self._present))
                 for name, values in self._signals.items()
             },
         }
@@ -90,12 +90,3 @@ class SoftScores:
             "macro": float(np.mean(named)) if named else None,
             **shares,
         }
-
-
-def _auroc(values: np.ndarray, present: np.ndarray) -> float | None:
-    """The chance that a present target has a higher value than an absent one; None without one of either."""
-    positive, negative = int(present.sum()), int((~present).sum())
-    if not positive or not negative:
-        return None
-    ranks = rankdata(values)
-    return float((ranks[present].sum() - positive * (positive + 1) / 2) / (positive * negative))

@@ -25,7 +25,8 @@ def at_resolution(pipeline: GenMaskPipeline, resolution: int) -> GenMaskPipeline
     Raises:
         ValueError: less than one patch.
     """
-    other = GenMaskPipeline(**pipeline.components, resolution=resolution, shortcut=pipeline.config.shortcut)
+    options = {name: pipeline.config[name] for name in ("shortcut", "prediction", "noise", "picture_first")}
+    other = GenMaskPipeline(**pipeline.components, resolution=resolution, **options)
     other.set_progress_bar_config(disable=True)
     return other
 
