@@ -46,8 +46,8 @@ class FittedDecoder(NamedTuple):
 
     head: LinearMaskHead
     least_area: float | None
-    """Of `GenMaskPipeline`: 1 - LOST of the targets may be expected to be larger. Taken from the sources that have
-    absent targets; None where none has."""
+    """Of `GenMaskPipeline`: the expected area that 1 - LOST of the targets of drawn scenes exceed, of which alone it is
+    certain what they do not show; None where there is none."""
 
 
 def fit_decoder(
@@ -73,7 +73,7 @@ def fit_decoder(
         advance: told how many examples are done.
     """
     batches: dict[torch.Size, list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
-    sources: list[tuple[str, Tensor, bool]] = []
+    targets_of_scenes: list[Tensor] = []
     for chunk in _chunks(examples, AT_ONCE):
         small = [_at_processing_size(pipeline, example) for example in chunk]
         if target == "masks":
@@ -84,7 +84,8 @@ def fit_decoder(
             mask = torch.from_numpy(target_of(example))
             ignore = torch.zeros_like(mask) if example.ignore is None else torch.from_numpy(example.ignore)
             batches[x0.shape].append((x0, mask, ignore))
-            sources.append((example.source, x0, bool(mask.any())))
+            if example.source == "scenes" and mask.any():
+                targets_of_scenes.append(x0)
         advance(len(chunk))
     columns = [[torch.stack(column) for column in zip(*rows, strict=True)] for rows in batches.values()]
     head = fit_linear_head(
@@ -93,17 +94,14 @@ def fit_decoder(
         kernel=kernel,
         weights=[latent_weight(ignore) for _, _, ignore in columns],
     )
-    return FittedDecoder(head, _least_area(head, sources))
+    areas = [expected_area(soft_mask) for soft_mask in _soft_masks(head, targets_of_scenes)]
+    return FittedDecoder(head, float(np.quantile(areas, LOST)) if areas else None)
 
 
 @torch.no_grad()
-def _least_area(head: LinearMaskHead, samples: Iterable[tuple[str, Tensor, bool]]) -> float | None:
-    """From sources, latents, and whether there is a target."""
-    areas: dict[str, dict[bool, list[float]]] = defaultdict(lambda: {True: [], False: []})
-    for source, x0, is_present in samples:
-        areas[source][is_present].append(expected_area(head(x0.unsqueeze(0))[0].sigmoid().numpy()))
-    of_present = [area for found in areas.values() if found[False] for area in found[True]]
-    return float(np.quantile(of_present, LOST)) if of_present else None
+def _soft_masks(head: LinearMaskHead, latents: Iterable[Tensor]) -> Iterator[np.ndarray]:
+    for x0 in latents:
+        yield head(x0.unsqueeze(0))[0].sigmoid().numpy()
 
 
 def decoders_of(pipeline: GenMaskPipeline, head: LinearMaskHead | None) -> dict[str, Decoder]:

@@ -25,7 +25,8 @@ def at_resolution(pipeline: GenMaskPipeline, resolution: int) -> GenMaskPipeline
     Raises:
         ValueError: less than one patch.
     """
-    options = {name: pipeline.config[name] for name in ("shortcut", "prediction", "noise", "picture_first")}
+    own = ("shortcut", "prediction", "noise", "picture_first", "decoder", "threshold", "least_area")
+    options = {name: pipeline.config[name] for name in own}
     other = GenMaskPipeline(**pipeline.components, resolution=resolution, **options)
     other.set_progress_bar_config(disable=True)
     return other

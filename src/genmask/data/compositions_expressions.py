@@ -10,7 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
 from genmask.data.drawing import Scene
-from genmask.data.expressions import EXTREMES, RELATIONS, SIDES, SYNONYM_SHARE, Expression, Kind
+from genmask.data.expressions import (
+    EXTREMES,
+    RELATIONS,
+    SIDES,
+    SYNONYM_SHARE,
+    Expression,
+    Kind,
+    relation_between,
+)
 from genmask.data.phrases import MASS_NOUNS, SYNONYMS, plural
 from genmask.data.queries import Extreme, Query, Relation, Side, evaluate, named
 
@@ -143,19 +151,8 @@ def _position(scene: Scene, rng: Random) -> Draft:
 def _relation(scene: Scene, rng: Random) -> Draft:
     index, other = rng.sample(range(len(scene.objects)), 2)
     thing, anchor = scene.objects[index], scene.objects[other]
-    dx, dy = thing.centre[0] - anchor.centre[0], thing.centre[1] - anchor.centre[1]
     how = rng.random()
-    relation: Relation
-    if other in thing.covers and how < 0.8:
-        relation = "in front of"
-    elif index in anchor.covers and how < 0.8:
-        relation = "behind"
-    elif how > 0.9:
-        relation = "closest to"
-    elif abs(dx) > abs(dy):
-        relation = "left of" if dx < 0 else "right of"
-    else:
-        relation = "above" if dy < 0 else "below"
+    relation = relation_between(scene, index, other, how)
     said = Query(category=anchor.category)
     if how > 0.8 and len(evaluate(said, scene)) == 2:
         relation, said = "between", Query(category=anchor.category, plural=True)

@@ -184,22 +184,26 @@ def _position(scene: Scene, rng: Random) -> Draft:
     return Query(category=noun.category, colour=noun.colour, side=side), noun
 
 
+def relation_between(scene: Scene, index: int, other: int, how: float) -> Relation:
+    """What object `index` is to object `other`; `how` in [0, 1) chooses where several relations are true."""
+    thing, anchor = scene.objects[index], scene.objects[other]
+    dx, dy = thing.centre[0] - anchor.centre[0], thing.centre[1] - anchor.centre[1]
+    if other in thing.covers and how < 0.8:
+        return "in front of"
+    if index in anchor.covers and how < 0.8:
+        return "behind"
+    if how > 0.9:
+        return "closest to"
+    if abs(dx) > abs(dy):
+        return "left of" if dx < 0 else "right of"
+    return "above" if dy < 0 else "below"
+
+
 def _relation(scene: Scene, rng: Random) -> Draft:
     index, other = rng.sample(range(len(scene.objects)), 2)
     thing, anchor = scene.objects[index], scene.objects[other]
-    dx, dy = thing.centre[0] - anchor.centre[0], thing.centre[1] - anchor.centre[1]
     how = rng.random()
-    relation: Relation
-    if other in thing.covers and how < 0.8:
-        relation = "in front of"
-    elif index in anchor.covers and how < 0.8:
-        relation = "behind"
-    elif how > 0.9:
-        relation = "closest to"
-    elif abs(dx) > abs(dy):
-        relation = "left of" if dx < 0 else "right of"
-    else:
-        relation = "above" if dy < 0 else "below"
+    relation = relation_between(scene, index, other, how)
     noun = _noun(thing, rng)
     size = thing.size if thing.size != "medium" and rng.random() < 0.2 else None
     anchor_colour = anchor.colour if rng.random() < 0.5 else None
