@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from genmask.conditioning import Condition
 from genmask.frames import arrange_frames
 from genmask.mask_head import LinearMaskHead
-from genmask.objectives import predict_x0, velocity_to
+from genmask.objectives import predict_x0
 from genmask.pipeline import GenMaskPipeline
-from genmask.sampling import integrate
+from genmask.sampling import integrate, velocity_to
 from genmask.timesteps import PowerLaw
 from genmask.training.loop import train
 from genmask.training.masks import MaskConfig

@@ -50,11 +50,6 @@ def predict_x0(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
     return x_t - t.view(-1, *[1] * (x_t.ndim - 1)) * v
 
 
-def velocity_to(x0_hat: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """v = (x_t - x0_hat) / t, the inverse of `predict_x0`; t > 0."""
-    return (x_t - x0_hat) / t.view(-1, *[1] * (x_t.ndim - 1))
-
-
 def latent_weight(ignore: Tensor, cell: int = 8) -> Tensor:
     """(B, H, W) bool, True where no label is known -> (B, 1, H/cell, W/cell): 0 for a cell that touches one."""
     return 1 - F.max_pool2d(ignore.float().unsqueeze(1), cell)

@@ -25,10 +25,16 @@ from genmask.latents import COMPRESSION, LatentCodec, pixels_to_soft_mask, resiz
 from genmask.loading import load_model, read_json
 from genmask.mask_head import LinearMaskHead
 from genmask.model_folder import MODEL_INDEX, load_processor, read_model_index, resolve_model
-from genmask.objectives import velocity_to
 from genmask.processor import GenMaskProcessor
 from genmask.quantise import is_quantised, quantise
-from genmask.sampling import check_scheduler, count_calls, integrate, load_scheduler, seeded_noise
+from genmask.sampling import (
+    check_scheduler,
+    count_calls,
+    integrate,
+    load_scheduler,
+    seeded_noise,
+    velocity_to,
+)
 from genmask.segmentation import Segmentation
 from genmask.stages import stage
 from genmask.thresholds import best_threshold

@@ -76,6 +76,11 @@ def count_calls(scheduler: SchedulerMixin, num_steps: int) -> int:
     return len(_steps(scheduler, num_steps, torch.device("cpu"))[1])
 
 
+def velocity_to(x0_hat: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """v = (x_t - x0_hat) / t, the inverse of `objectives.predict_x0`; t > 0."""
+    return (x_t - x0_hat) / t.view(-1, *[1] * (x_t.ndim - 1))
+
+
 def integrate(
     scheduler: SchedulerMixin,
     noise: Tensor,
