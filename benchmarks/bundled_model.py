@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.progress import track
 
 from genmask.data.example import Example
-from genmask.data.expressions import SHARES
+from genmask.data.expressions import SHARES, SINGULAR
 from genmask.data.photographs import Photographs
 from genmask.data.scenes import Scenes
 from genmask.evaluation.metrics import IoUTotals
@@ -44,8 +44,6 @@ from genmask.pipeline import DECODERS, GenMaskPipeline
 
 FIRST_INDEX = 100_000
 """In the validation stream of scenes; the held-out scores during training stay far below it."""
-SINGULAR = tuple(kind for kind in SHARES if kind not in ("plural", "absent"))
-"""Kinds of sentence that name exactly one object."""
 CALLS = 7
 """Timed calls of each sort; the median counts."""
 TABLE_WIDTH = 120

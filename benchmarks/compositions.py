@@ -15,18 +15,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from bundled_model import count_pixels, oracle, segment, target
 from rich.console import Console
 from rich.table import Table
 
 from genmask.data.compositions import Compositions
 from genmask.data.compositions_expressions import SHARES
-from genmask.data.example import Example
+from genmask.data.expressions import SINGULAR
 from genmask.evaluation.benchmarks import load_benchmark
 from genmask.pipeline import GenMaskPipeline
-
-ONE_OBJECT = [kind for kind in SHARES if kind not in ("plural", "absent")]
 
 
 def measure(pipe: GenMaskPipeline, root: Path, count: int, batch_size: int) -> dict[str, Any]:
@@ -54,17 +51,10 @@ def measure(pipe: GenMaskPipeline, root: Path, count: int, batch_size: int) -> d
             for who, masks in answers.items()
         }
 
-    rows = {kind: row([kind]) for kind in SHARES if kind != "absent"} | {"one object": row(ONE_OBJECT)}
-    return {"oIoU": rows, "answered_empty": _shares_of_empty(answers["model"], examples)}
-
-
-def _shares_of_empty(masks: list[np.ndarray], examples: list[Example]) -> dict[str, float]:
-    empty = [not mask.any() for mask in masks]
-    absent = [not target(example).any() for example in examples]
-    return {
-        who: float(np.mean([e for e, a in zip(empty, absent, strict=True) if a == is_absent]))
-        for who, is_absent in (("absent", True), ("present", False))
-    }
+    rows = {kind: row([kind]) for kind in SHARES if kind != "absent"} | {"one object": row(SINGULAR)}
+    counts = count_pixels(answers["model"], examples)
+    empty = {"absent": counts.no_target_accuracy(), "present": 1 - counts.target_accuracy()}
+    return {"oIoU": rows, "answered_empty": empty}
 
 
 def main() -> None:

@@ -21,14 +21,13 @@ from genmask.evaluation.calibration import (
     PixelHistogram,
     auroc,
     largest_expected_iou,
-    mean_confidence,
     pearson,
     spearman,
     stability_score,
     with_temperature,
 )
 from genmask.mask_head import LinearMaskHead
-from genmask.thresholds import expected_iou
+from genmask.thresholds import expected_iou, mean_confidence
 from tests.conftest import toy_pipeline
 
 SEEDS = st.integers(0, 2**32 - 1)

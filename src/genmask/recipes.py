@@ -28,7 +28,7 @@ from genmask.model_folder import load_processor, resolve_model
 from genmask.timesteps import PowerLaw
 from genmask.training.adapters import add_lora
 from genmask.training.autoencoder import AutoencoderConfig, AutoencoderTask
-from genmask.training.cache import CacheWriter, EncodingCache, FillCounts, fill, model_identity
+from genmask.training.cache import CacheWriter, EncodingCache, FillCounts, model_identity
 from genmask.training.datasets import TRAINING_SETS, open_source
 from genmask.training.estimate import Workload, estimate, segmentation_prompt_tokens
 from genmask.training.language import (
@@ -64,8 +64,6 @@ QWEN_TOKEN_SIDE = 28
 """Pixels of its image tokens, along each side."""
 CAPTION_TOKENS = 60
 """Of a caption in its chat template, about."""
-CACHE_BATCH = 32
-"""Samples that are encoded together for a cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -481,14 +479,11 @@ def cache(
             f"Got recipe {name!r}, whose samples never come again, expected an end to encode them up to: add "
             "--override model.epoch_steps=1000 here and in the training."
         )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    task.frozen.to(device)
     per_step = task.config.segmentation_batch + task.config.generation_batch
     steps = (
         task.config.epoch_steps if samples is None else min(-(-samples // per_step), task.config.epoch_steps)
     )
     mine = range(rank, steps, world_size)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.loop.mixed_precision == "bf16")
     made_with = {
         "vae": str(parts.vae or parts.start),
         "vlm": str(parts.vlm or parts.start),
@@ -498,11 +493,8 @@ def cache(
     with (
         CacheWriter(output, task.identity, rank=rank, world_size=world_size, made_with=made_with) as writer,
         progress(per_step * len(mine)) as advance,
-        autocast,
-        torch.no_grad(),
     ):
-        drawn = ((task.key(sample), sample) for step in mine for sample in task.drawn(step))
-        return fill(drawn, task.encode, writer, CACHE_BATCH, advance)
+        return task.fill(writer, mine, recipe.loop.mixed_precision, advance)
 
 
 def cost(recipe: Recipe, parts: Parts, processes: int = 1) -> list[tuple[str, str]]:

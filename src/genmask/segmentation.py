@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from pycocotools import mask as coco_mask
 
 from genmask.instances import Box, Instance, clean, find_instances
-from genmask.thresholds import FAINT, expected_iou
+from genmask.thresholds import FAINT, expected_iou, mean_confidence
 
 
 class SavedFiles(NamedTuple):
@@ -84,9 +84,7 @@ class Segmentation:
     @cached_property
     def confidence(self) -> float:
         """In [0, 1]: the mean of the soft mask over the mask; where that is empty, 1 minus its maximum."""
-        if self.is_empty:
-            return 1.0 - float(self.soft_mask.max())
-        return float(self.soft_mask[self.mask].mean(dtype=np.float64))
+        return mean_confidence(self.soft_mask, self.mask)
 
     @cached_property
     def expected_iou(self) -> float:

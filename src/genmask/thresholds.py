@@ -23,6 +23,16 @@ def expected_area(soft_mask: np.ndarray) -> float:
     return float(soft_mask[soft_mask > FAINT].sum(dtype=np.float64)) / soft_mask.size
 
 
+def mean_confidence(soft_mask: np.ndarray, mask: np.ndarray) -> float:
+    """The mean of the soft mask over the mask; of an empty one 1 minus the maximum.
+
+    Args:
+        soft_mask: (H, W) in [0, 1].
+        mask: (H, W) bool, where it is above the threshold.
+    """
+    return float(soft_mask[mask].mean(dtype=np.float64)) if mask.any() else 1 - float(soft_mask.max())
+
+
 def expected_iou(soft_mask: np.ndarray, mask: np.ndarray, faint: float = 0.0) -> float:
     """The IoU of a mask with a target whose pixels are drawn independently: E[intersection] / E[union].
 

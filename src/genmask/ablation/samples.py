@@ -8,18 +8,16 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from genmask.ablation.scale import Scale
 from genmask.data.example import Example
 from genmask.data.mixture import Repeat
 from genmask.data.scenes import Scenes
 from genmask.segmentation import save_json
-from genmask.training.cache import CacheWriter, fill
+from genmask.training.cache import CacheWriter
 from genmask.training.masks import MaskTask
 from genmask.training.sources import SceneSource
 
-ENCODED_TOGETHER = 64
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Of what, and out of how many, to a context in which the number done is told."""
 
@@ -141,21 +139,15 @@ def encode_samples(scale: Scale, task: MaskTask, folder: Path, progress: Progres
     Args:
         task: of the base, with its VAE and VLM, and without a cache.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    task.frozen.to(device)
     steps = max(
         -(-scale.num_sentences // scale.segmentation_batch), -(-scale.num_pictures // scale.generation_batch)
     )
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=scale.mixed_precision == "bf16")
     total = steps * (scale.segmentation_batch + scale.generation_batch)
     with (
         CacheWriter(folder, task.identity, {"model": scale.model}) as writer,
         progress("encoding", total) as advance,
-        autocast,
-        torch.no_grad(),
     ):
-        drawn = ((task.key(sample), sample) for step in range(steps) for sample in task.drawn(step))
-        fill(drawn, task.encode, writer, ENCODED_TOGETHER, advance)
+        task.fill(writer, range(steps), scale.mixed_precision, advance)
 
 
 def read_held_out(folder: Path) -> list[Example]:

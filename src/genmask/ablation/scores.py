@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 
 from genmask.data.example import Example
-from genmask.data.expressions import SHARES
+from genmask.data.expressions import SHARES, SINGULAR
 from genmask.evaluation.metrics import IoUTotals
 from genmask.evaluation.oracle import round_trip
 from genmask.pipeline import GenMaskPipeline
 
-SINGULAR = tuple(kind for kind in SHARES if kind not in ("plural", "absent"))
-"""Kinds of sentence that name one object."""
 BATCH = 50
 CONSTANTS = 64
 """Areas of constant answers that are tried, from one pixel to the whole picture."""
@@ -29,14 +27,16 @@ def score(masks: Sequence[np.ndarray], examples: Sequence[Example]) -> dict[str,
         "samples". All in [0, 1]; None where there is no such sentence.
     """
     one = _totals(masks, examples, SINGULAR)
+    absent = _totals(masks, examples, ("absent",))
+    present = _totals(masks, examples, (*SINGULAR, "plural"))
     kinds = {kind: _totals(masks, examples, (kind,)) for kind in SHARES if kind != "absent"}
     return {
         "samples": len(examples),
         "oIoU": one.overall_iou() if one.num_samples else None,
         "mIoU": one.mean_iou() if one.num_samples else None,
         "kinds": {kind: totals.overall_iou() for kind, totals in kinds.items() if totals.num_samples},
-        "absent_empty": _share_empty(masks, examples, present=False),
-        "present_empty": _share_empty(masks, examples, present=True),
+        "absent_empty": absent.empty_answers() / absent.num_samples if absent.num_samples else None,
+        "present_empty": present.empty_answers() / present.num_samples if present.num_samples else None,
     }
 
 
@@ -91,12 +91,3 @@ def _totals(masks: Sequence[np.ndarray], examples: Sequence[Example], kinds: Seq
             assert example.mask is not None
             totals.add(mask, example.mask, example.ignore)
     return totals
-
-
-def _share_empty(masks: Sequence[np.ndarray], examples: Sequence[Example], *, present: bool) -> float | None:
-    empty = []
-    for mask, example in zip(masks, examples, strict=True):
-        assert example.mask is not None
-        if bool(example.mask.any()) == present:
-            empty.append(not mask.any())
-    return sum(empty) / len(empty) if empty else None

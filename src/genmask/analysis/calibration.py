@@ -19,7 +19,6 @@ from genmask.evaluation.calibration import (
     PixelHistogram,
     auroc,
     largest_expected_iou,
-    mean_confidence,
     pearson,
     spearman,
     stability_score,
@@ -29,7 +28,7 @@ from genmask.evaluation.metrics import count_pixels
 from genmask.evaluation.report import markdown
 from genmask.pipeline import GenMaskPipeline
 from genmask.segmentation import replace_file, save_json
-from genmask.thresholds import FAINT, best_threshold, expected_area, expected_iou
+from genmask.thresholds import FAINT, best_threshold, expected_area, expected_iou, mean_confidence
 
 DEFINITIONS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "mean over the mask": mean_confidence,

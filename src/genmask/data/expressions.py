@@ -24,6 +24,8 @@ SHARES: dict[Kind, float] = {
     "absent": 0.10,
 }
 """Shares of the kinds of expression; where a scene offers none of a kind, colour stands in."""
+SINGULAR = tuple(kind for kind in SHARES if kind not in ("plural", "absent"))
+"""Kinds of expression that name exactly one object."""
 
 EXTREMES: dict[Extreme, tuple[str, ...]] = {
     "leftmost": ("the leftmost {}", "the {} furthest to the left"),

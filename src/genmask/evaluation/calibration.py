@@ -133,16 +133,6 @@ def with_temperature(soft: np.ndarray, temperature: float) -> np.ndarray:
     return expit(_clipped_logit(soft) / temperature).astype(soft.dtype)
 
 
-def mean_confidence(soft: np.ndarray, mask: np.ndarray) -> float:
-    """`Segmentation.confidence` as the mean of the soft values over the mask; of an empty one 1 minus the maximum.
-
-    Args:
-        soft: (H, W) floats in [0, 1].
-        mask: (H, W) bool, where they are above the threshold.
-    """
-    return float(soft[mask].mean(dtype=np.float64)) if mask.any() else 1 - float(soft.max())
-
-
 def stability_score(soft: np.ndarray, mask: np.ndarray) -> float:
     """Segment Anything's: the IoU of the masks at logits above 1 and above -1; of an empty mask 1 minus the maximum."""
     if not mask.any():

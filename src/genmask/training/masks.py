@@ -44,7 +44,14 @@ from genmask.segmentation import Segmentation
 from genmask.timesteps import LogitNormal, PowerLaw, TimestepDensity
 from genmask.training.adapters import add_lora, merge_lora
 from genmask.training.batches import StepBatches
-from genmask.training.cache import EncodedSample, EncodingCache, sample_key
+from genmask.training.cache import (
+    CacheWriter,
+    EncodedSample,
+    EncodingCache,
+    FillCounts,
+    fill,
+    sample_key,
+)
 from genmask.training.estimate import Pass, training_flop
 from genmask.training.grid import generation_grid, segmentation_grid
 from genmask.training.loop import Evaluation
@@ -55,6 +62,8 @@ from genmask.training.recognition import RecognitionHead, label_patches, recogni
 from genmask.training.samples import Encoding, MicroBatch, Samples
 from genmask.training.sources import GenerationSource, SegmentationSource
 
+CACHE_BATCH = 32
+"""Samples that are encoded together for a cache."""
 GRID_ROWS = 8
 """Held-out samples, and captions, that an evaluation shows."""
 PRECISIONS = ("float32", "bf16", "int8")
@@ -386,6 +395,16 @@ class MaskTask:
             batch = self._assembled([drawn[row] for row in rows]).to(self.vae.device)
             encoded.update(zip(rows, split(self._encoded(batch)), strict=True))
         return [encoded[row] for row in range(len(drawn))]
+
+    def fill(
+        self, writer: CacheWriter, steps: Iterable[int], mixed_precision: str, advance: Callable[[int], None]
+    ) -> FillCounts:
+        """Encode the samples of some steps into a cache, on the GPU if there is one; `advance` is told how many."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.frozen.to(device)
+        drawn = ((self.key(sample), sample) for step in steps for sample in self.drawn(step))
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision == "bf16"), torch.no_grad():
+            return fill(drawn, self.encode, writer, CACHE_BATCH, advance)
 
     def prepare(self, batches: Sequence[MicroBatch]) -> list[MicroBatch]:
         """The frozen half of a step."""
