@@ -212,7 +212,7 @@ def main() -> None:
 
     pipe = GenMaskPipeline.from_pretrained(arguments.model)
     if arguments.decoder not in (None, pipe.config.decoder):  # whose soft masks are of another kind
-        pipe.register_to_config(decoder=arguments.decoder, threshold=0.5, least_area=None)
+        pipe.register_to_config(decoder=arguments.decoder, threshold=0.5)
     if arguments.threshold is not None:
         threshold = "auto" if arguments.threshold == "auto" else float(arguments.threshold)
         pipe.register_to_config(threshold=threshold)

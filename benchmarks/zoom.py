@@ -161,7 +161,7 @@ class Measurement:
                     [pictures[k] for k in indices], [texts[k] for k in indices]
                 )
             noises = seeded_noise(0, latents.shape[1:]).to(latents.device)
-            x0_hat = pipe.predict_mask(latents, condition, noises, 1)
+            x0_hat = pipe.predict_mask(latents, condition, noises, 1).sample
             soft_masks = pixels_to_soft_mask(pipe.codec.decode(x0_hat)).cpu()
             for k, soft_mask in zip(indices, soft_masks, strict=True):
                 i, box = small[k]

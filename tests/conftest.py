@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from genmask.pipeline import GenMaskPipeline
+from genmask.presence_head import PresenceHead
 from tests.toy import toy_processor, toy_transformer, toy_vae, toy_vlm
 
 # The same examples on every run, and a busy machine is no failure.
@@ -39,6 +40,16 @@ def toy_pipeline(**components: object) -> GenMaskPipeline:
     pipeline = GenMaskPipeline(**{**parts, **components})
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def toy_presence_head(bias: float = 0.0) -> PresenceHead:
+    """For the toy transformer, with seeded random weights."""
+    torch.manual_seed(0)
+    config = toy_transformer().config
+    head = PresenceHead(2 * config.num_attention_heads * config.attention_head_dim).eval()
+    with torch.no_grad():
+        head.linear.bias.fill_(bias)
+    return head
 
 
 @pytest.fixture(scope="session")

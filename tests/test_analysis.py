@@ -27,7 +27,7 @@ from genmask.analysis.noise import (
     measure_linear_accuracy,
     measure_survival,
 )
-from genmask.analysis.predictions import predict_latents
+from genmask.analysis.predictions import predict
 from genmask.analysis.soft_scores import SoftScores
 from genmask.cli import main
 from genmask.data.example import Example
@@ -36,7 +36,7 @@ from genmask.loading import load_model
 from genmask.mask_head import LinearMaskHead, surroundings
 from genmask.model_folder import BUNDLED
 from genmask.pipeline import GenMaskPipeline
-from tests.conftest import random_picture, toy_pipeline
+from tests.conftest import random_picture, toy_pipeline, toy_presence_head
 from tests.toy import toy_vae
 
 
@@ -284,9 +284,10 @@ def test_masks_are_read_at_the_processing_size(tmp_path: Path) -> None:
     assert len(read_masks(tmp_path, 2, 64**2)) == 2
 
 
-def test_predicted_latents_are_those_that_segment_decodes() -> None:
-    pipeline, examples = toy_pipeline(mask_head=random_head(3)), list(islice(drawn_examples("val", 64, 0), 3))
-    latents = predict_latents(pipeline, examples, batch_size=2, seed=5)
+def test_predictions_are_those_that_segment_answers_by() -> None:
+    heads = {"mask_head": random_head(3), "presence_head": toy_presence_head()}
+    pipeline, examples = toy_pipeline(**heads), list(islice(drawn_examples("val", 64, 0), 3))
+    predictions = predict(pipeline, examples, batch_size=2, seed=5)
     answers = pipeline.segment(
         [example.image for example in examples],
         [example.text for example in examples],
@@ -294,9 +295,10 @@ def test_predicted_latents_are_those_that_segment_decodes() -> None:
     )  # fmt: skip
     assert pipeline.mask_head is not None
     with torch.no_grad():
-        for x0_hat, answer in zip(latents, answers, strict=True):
+        for (x0_hat, features), answer in zip(predictions, answers, strict=True):
             soft = pipeline.mask_head(x0_hat.unsqueeze(0)).sigmoid()[0]
             np.testing.assert_allclose(answer.soft_mask, soft, atol=1e-6)
+            assert pipeline.presences(features.unsqueeze(0)) == pytest.approx([answer.presence], abs=1e-6)
 
 
 # -- the command
@@ -369,6 +371,8 @@ def test_a_fitted_decoder_is_saved_with_the_model(
 
     loaded, picture = GenMaskPipeline.from_pretrained(new), random_picture()
     assert loaded.mask_head is not None
+    assert (loaded.presence_head is not None) == (target == "predictions")
+    assert set(scores["presence"]) == (set(scores["scores"]) if target == "predictions" else set())
     assert loaded.mask_head.config.kernel == 3
     for file in toy_pipeline_folder.rglob("*"):  # everything else is as it was
         if file.is_file() and file.name != "model_index.json":

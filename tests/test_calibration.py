@@ -28,7 +28,7 @@ from genmask.evaluation.calibration import (
 )
 from genmask.mask_head import LinearMaskHead
 from genmask.thresholds import expected_iou, mean_confidence
-from tests.conftest import toy_pipeline
+from tests.conftest import toy_pipeline, toy_presence_head
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -191,7 +191,7 @@ def test_every_picture_is_on_one_side() -> None:
 
 
 def test_the_temperature_is_fitted_on_one_half_and_all_else_measured_on_the_other() -> None:
-    pipeline = toy_pipeline(mask_head=LinearMaskHead(16, 8).eval())
+    pipeline = toy_pipeline(mask_head=LinearMaskHead(16, 8).eval(), presence_head=toy_presence_head())
     scenes = [example for example, _ in zip(drawn_examples("val", 64, 0), range(12), strict=False)]
     options = {"batch_size": 4, "seed": 0, "advance": lambda count: None}
     reports = measure_calibration(pipeline, lambda: {"drawn": scenes}, **options)
@@ -199,7 +199,7 @@ def test_the_temperature_is_fitted_on_one_half_and_all_else_measured_on_the_othe
     for name, report in reports.items():
         fitted, measured = PixelHistogram(), PixelHistogram()
         for pixels, half in ((fitted, scenes[::2]), (measured, scenes[1::2])):
-            for example, found in decode_examples(pipeline, decoders, half, **options):
+            for example, _, found in decode_examples(pipeline, decoders, half, **options):
                 assert example.mask is not None
                 pixels.add(found[name][0], example.mask)
         assert report["temperature"] == fitted.fit_temperature()
@@ -209,6 +209,7 @@ def test_the_temperature_is_fitted_on_one_half_and_all_else_measured_on_the_othe
         assert scores["soft_mask"]["before"]["calibration_error"] == measured.calibration_error()
         assert scores["soft_mask"]["after"]["brier"] == measured.brier(fitted.fit_temperature())
         assert sum(row["share"] for row in scores["soft_mask"]["after"]["reliability"]) == pytest.approx(1)
+        assert "presence head" in {row["score"] for row in scores["presence"]}
 
 
 def test_the_command_writes_figure_tables_and_numbers(

@@ -18,7 +18,7 @@ from genmask.conditioning import Condition
 from genmask.frames import arrange_frames
 from genmask.mask_head import LinearMaskHead
 from genmask.objectives import predict_x0
-from genmask.pipeline import GenMaskPipeline
+from genmask.pipeline import GenMaskPipeline, Prediction
 from genmask.sampling import integrate, velocity_to
 from genmask.timesteps import PowerLaw
 from genmask.training.loop import train
@@ -82,7 +82,7 @@ def test_inference_is_what_was_trained(name: str) -> None:
     with torch.no_grad():
         x_t = None if task.config.prediction == "mask" else eps
         expected = task.network(x_t, torch.ones(len(found.x0)), found.condition, found.picture).x0_hat
-        answer = task.pipeline().predict_mask(found.picture, found.condition, noise, 1)
+        answer = task.pipeline().predict_mask(found.picture, found.condition, noise, 1).sample
     assert expected.std() > 0
     torch.testing.assert_close(answer, expected, atol=1e-5, rtol=1e-5)
 
@@ -119,13 +119,14 @@ def test_the_true_x0_gives_the_target_in_any_number_of_steps(
 ) -> None:
     pipe = toy_pipeline(prediction="x0")
     x0 = torch.randn(2, 16, 4, 4)
-    monkeypatch.setattr(pipe, "_output", lambda frames, condition: x0)
-    found = pipe.predict_mask(torch.randn_like(x0), condition(), torch.randn(3, 16, 4, 4), steps)
+    output = Prediction(x0, torch.zeros(2, 5))
+    monkeypatch.setattr(pipe, "_output", lambda frames, condition: output)
+    found = pipe.predict_mask(torch.randn_like(x0), condition(), torch.randn(3, 16, 4, 4), steps).sample
     torch.testing.assert_close(found, x0, atol=1e-5, rtol=1e-5)
     wrong = toy_pipeline()  # the same output, taken for a velocity
-    monkeypatch.setattr(wrong, "_output", lambda frames, condition: x0)
+    monkeypatch.setattr(wrong, "_output", lambda frames, condition: output)
     assert not torch.allclose(
-        wrong.predict_mask(x0, condition(), torch.randn(1, 16, 4, 4), steps), x0, atol=0.1
+        wrong.predict_mask(x0, condition(), torch.randn(1, 16, 4, 4), steps).sample, x0, atol=0.1
     )
 
 
@@ -139,7 +140,8 @@ def test_pictures_are_generated_by_predicting_x0(monkeypatch: pytest.MonkeyPatch
     """The sample is what was predicted, whatever the number of steps and the guidance."""
     pipe = toy_pipeline(prediction="x0")
     x0 = torch.randn(1, 16, 8, 8)
-    monkeypatch.setattr(pipe, "_output", lambda frames, condition: x0)
+    output = Prediction(x0, torch.zeros(2, 5))
+    monkeypatch.setattr(pipe, "_output", lambda frames, condition: output)
     few, many = (
         pipe.generate("a red mug", num_inference_steps=n, guidance_scale=g) for n, g in ((1, 1.0), (5, 3.0))
     )
@@ -299,6 +301,6 @@ def test_euler_steps_of_x0_are_euler_steps_of_its_velocity(monkeypatch: pytest.M
         return (x_t - x0_hat) / (t / 1000)
 
     with torch.no_grad():
-        found = pipe.predict_mask(torch.zeros_like(noise), words, noise, 4)
+        found = pipe.predict_mask(torch.zeros_like(noise), words, noise, 4).sample
         expected = integrate(pipe.scheduler, noise, by_hand, 4)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

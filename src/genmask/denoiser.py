@@ -11,6 +11,7 @@ but for the width of the text. What differs is how they are run:
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -190,6 +191,14 @@ def add_gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
     return (x.float() + gated.flatten(1, 2)).type_as(x)
 
 
+@dataclass
+class GenMaskTransformerOutput(Transformer2DModelOutput):
+    """Velocities, and what they were read from."""
+
+    tokens: Tensor | None = None
+    """(B, F, S, dim): the last block's, S of each frame."""
+
+
 class GenMaskTransformer(WanTransformer3DModel):
     """The velocity network f(x_t, t, condition) of Eq. 2, with Wan's configuration and state-dict keys.
 
@@ -279,7 +288,7 @@ class GenMaskTransformer(WanTransformer3DModel):
         encoder_attention_mask: Tensor | None = None,
         return_dict: bool = True,
         attention_kwargs: dict[str, Any] | None = None,
-    ) -> Transformer2DModelOutput | tuple[Tensor]:
+    ) -> GenMaskTransformerOutput | tuple[Tensor]:
         """Predict the velocity eps - x0 of every frame.
 
         Args:
@@ -287,11 +296,11 @@ class GenMaskTransformer(WanTransformer3DModel):
             timestep: (B, F) float32 in [0, 1000], 0 for a frame without noise; (B,) holds for all frames.
             encoder_hidden_states: (B, N, text_dim), the condition.
             encoder_attention_mask: (B, N) bool, True on real tokens, at least one each; None: all are real.
-            return_dict: True for an object with `.sample`, False for a tuple of one.
+            return_dict: True for an object with `.sample` and `.tokens`, False for a tuple of the first.
             attention_kwargs: {"scale": float} scales the LoRA adapters in this call.
 
         Returns:
-            `.sample` (B, out_channels, F, h, w), in the dtype of hidden_states.
+            `.sample` (B, out_channels, F, h, w), in the dtype of hidden_states; `.tokens` (B, F, S, dim).
 
         Raises:
             ValueError: shapes or dtypes other than these, or an attention backend that cannot take the mask.
@@ -316,7 +325,9 @@ class GenMaskTransformer(WanTransformer3DModel):
         _, p_h, p_w = self.config.patch_size
         patches = patches.reshape(batch, frames, height // p_h, width // p_w, p_h, p_w, -1)
         sample = patches.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4).type_as(hidden_states)
-        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+        if not return_dict:
+            return (sample,)
+        return GenMaskTransformerOutput(sample=sample, tokens=tokens.unflatten(1, (frames, -1)))
 
     def _check_inputs(
         self, hidden_states: Tensor, timestep: Tensor, text: Tensor, text_mask: Tensor | None

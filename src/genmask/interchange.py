@@ -59,9 +59,9 @@ def to_supervision(results: Sequence[Segmentation], *, instances: bool = False) 
 def to_pandas(results: Sequence[Segmentation]) -> pandas.DataFrame:
     """One row for each result, of any pictures, in order.
 
-    Columns: text, target, width, height, threshold, confidence, is_empty, area (pixels), area_fraction, parts (how
-    many are connected), and left, top, right, bottom (pixels, the last two exclusive; missing where nothing was
-    found).
+    Columns: text, target, width, height, threshold, confidence, presence (missing of models that do not tell it),
+    is_empty, area (pixels), area_fraction, parts (how many are connected), and left, top, right, bottom (pixels, the
+    last two exclusive; missing where nothing was found).
 
     Raises:
         ValueError: pandas is not installed.
@@ -83,6 +83,7 @@ COLUMNS = {
     "height": "int64",
     "threshold": "float64",
     "confidence": "float64",
+    "presence": "Float64",
     "is_empty": "bool",
     "area": "int64",
     "area_fraction": "float64",
@@ -92,7 +93,7 @@ COLUMNS = {
     "right": "Int64",
     "bottom": "Int64",
 }
-"""Of `to_pandas`, with their types; Int64 is pandas' integer that can be missing."""
+"""Of `to_pandas`, with their types; Int64 and Float64 are pandas' numbers that can be missing."""
 
 
 def _row(result: Segmentation) -> list[Any]:

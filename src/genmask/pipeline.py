@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from genmask.latents import COMPRESSION, LatentCodec, pixels_to_soft_mask, resiz
 from genmask.loading import load_model, read_json
 from genmask.mask_head import LinearMaskHead
 from genmask.model_folder import MODEL_INDEX, load_processor, read_model_index, resolve_model
+from genmask.presence_head import PresenceHead, frame_means
 from genmask.processor import GenMaskProcessor
 from genmask.quantise import is_quantised, quantise
 from genmask.sampling import (
@@ -42,14 +43,27 @@ from genmask.zoom import Zoom, blend
 
 StepCallback = Callable[["GenMaskPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 """Pipeline, number of the step, timestep, {"latents": ...} -> what of these to change."""
-Find = Callable[[list[Image.Image], list[str]], Iterator[tuple[list[int], Tensor]]]
-"""Pictures at their processing size, and targets -> indices of targets and their soft masks, batch by batch."""
+Found = Iterator[tuple[list[int], Tensor, list[float | None]]]
+"""Batch by batch: indices of targets, their soft masks at the processing size, and presences."""
+Find = Callable[[list[Image.Image], list[str]], Found]
+"""Pictures at their processing size, and targets."""
+Cut = Callable[[np.ndarray, float | None], float]
+"""Soft mask and presence -> threshold."""
 DECODERS = ("vae", "linear")
 """Ways from latents to a mask: the VAE's decoder, or the linear head of the third supervision."""
 PREDICTIONS = ("velocity", "x0", "mask")
 """What the transformer's output means; "mask": it is trained without diffusion, as a discriminative model."""
 COMPILED_TEXT_MULTIPLE = 16
 """Compiled blocks see conditions padded to multiples of so many tokens, as attention kernels want their masks."""
+
+
+class Prediction(NamedTuple):
+    """What the transformer makes of the answer's frame."""
+
+    sample: Tensor
+    """(B, 16, h, w)"""
+    features: Tensor
+    """(B, F * dim) float32, what a `PresenceHead` takes: the last block's tokens, averaged over each frame."""
 
 
 class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
@@ -65,7 +79,8 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         scheduler: the noise levels of an inference of several steps; any flow-matching one of diffusers
             (`sampling.make_scheduler`), also put in later: `pipe.scheduler = ...`.
         describer: with the same processor, writes the descriptions of `reason`; None: the VLM does.
-        mask_head: latents -> mask without the VAE; only models trained with the third supervision have one.
+        mask_head: latents -> mask without the VAE: of models trained with the third supervision, or fitted.
+        presence_head: how likely it is that a target is there at all; fitted.
         resolution: pictures are processed at `resolution ** 2` pixels, in their own aspect ratio.
         shortcut: whether the picture's latents are a frame of the transformer's input; False for models trained
             without (Table 6), to which the VLM alone tells what the picture shows.
@@ -75,12 +90,10 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         picture_first: whether the picture is the first of the two frames, or the second.
         decoder: that `segment` takes where it is asked for none.
         threshold: likewise, of that decoder's masks; "auto" suits probabilities, such as a fitted linear decoder's.
-        least_area: the expected area, as a share of the picture, below which "auto" says of that decoder's masks that
-            nothing is there; None: where no pixel is above 0.5.
     """
 
     model_cpu_offload_seq = "describer->vlm->transformer->vae"
-    _optional_components: ClassVar[list[str]] = ["describer", "mask_head"]
+    _optional_components: ClassVar[list[str]] = ["describer", "mask_head", "presence_head"]
     # Sequential offload hooks every layer, but LatentCodec reads the VAE's parameters itself.
     _exclude_from_cpu_offload: ClassVar[list[str]] = ["vae"]
     _lora_loadable_modules: ClassVar[list[str]] = ["transformer"]
@@ -92,6 +105,7 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
     scheduler: SchedulerMixin
     describer: Qwen2_5_VLForConditionalGeneration | None
     mask_head: LinearMaskHead | None
+    presence_head: PresenceHead | None
 
     def __init__(
         self,
@@ -102,6 +116,7 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         scheduler: SchedulerMixin,
         describer: Qwen2_5_VLForConditionalGeneration | None = None,
         mask_head: LinearMaskHead | None = None,
+        presence_head: PresenceHead | None = None,
         resolution: int = 512,
         shortcut: bool = True,
         prediction: str = "velocity",
@@ -109,7 +124,6 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         picture_first: bool = True,
         decoder: str = "vae",
         threshold: float | Literal["auto"] = 0.5,
-        least_area: float | None = None,
     ) -> None:
         super().__init__()
         self._interrupt = False
@@ -132,6 +146,13 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             raise ValueError(
                 "Got prediction 'mask' without a mask_head, expected the one it was trained with."
             )
+        frames = 2 if shortcut and prediction != "mask" else 1
+        features = frames * transformer.config.num_attention_heads * transformer.config.attention_head_dim
+        if presence_head is not None and presence_head.config.features != features:
+            raise ValueError(
+                f"Got a presence_head for {presence_head.config.features} features of the transformer, which has "
+                f"{features}: take the one that was fitted to this model, or none."
+            )
         _check_threshold(threshold)
         self.register_modules(
             transformer=transformer,
@@ -141,6 +162,7 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             scheduler=scheduler,
             describer=describer,
             mask_head=mask_head,
+            presence_head=presence_head,
         )
         self.register_to_config(
             resolution=resolution,
@@ -150,7 +172,6 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             picture_first=picture_first,
             decoder="linear" if prediction == "mask" else decoder,
             threshold=threshold,
-            least_area=least_area,
         )
 
     @classmethod
@@ -194,13 +215,15 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         )
         index = read_model_index(folder, cls.__name__)
         vae_dtype = None if torch_dtype is None else torch.float32
-        describer = mask_head = None
+        describer = mask_head = presence_head = None
         if index.get("describer", [None])[0] is not None:
             describer = load_model(
                 Qwen2_5_VLForConditionalGeneration, folder / "describer", dtype=torch_dtype
             )
         if index.get("mask_head", [None])[0] is not None:
             mask_head = load_model(LinearMaskHead, folder / "mask_head", dtype=torch_dtype)
+        if index.get("presence_head", [None])[0] is not None:
+            presence_head = load_model(PresenceHead, folder / "presence_head", dtype=torch_dtype)
         pipeline = cls(
             transformer=load_model(GenMaskTransformer, folder / "transformer", dtype=torch_dtype),
             vae=load_model(AutoencoderKLWan, folder / "vae", dtype=vae_dtype),
@@ -209,6 +232,7 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             scheduler=load_scheduler(read_json(folder / "scheduler" / "scheduler_config.json")),
             describer=describer,
             mask_head=mask_head,
+            presence_head=presence_head,
             resolution=index.get("resolution", 512),
             shortcut=index.get("shortcut", True),
             prediction=index.get("prediction", "velocity"),
@@ -216,7 +240,6 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             picture_first=index.get("picture_first", True),
             decoder=index.get("decoder", "vae"),
             threshold=index.get("threshold", 0.5),
-            least_area=index.get("least_area"),
         )
         if vlm_precision == "int8":
             for vlm in filter(None, (pipeline.vlm, pipeline.describer)):
@@ -367,11 +390,9 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         _check_seed(seed)
         self._check_discriminative(decoder, num_inference_steps)
         decoder = decoder or self.config.decoder
-        is_own = decoder == self.config.decoder
         if threshold is None:
-            threshold = self.config.threshold if is_own else 0.5
+            threshold = self.config.threshold if decoder == self.config.decoder else 0.5
         _check_threshold(threshold)
-        least_area = self.config.least_area if is_own else None
         if decoder not in DECODERS:
             raise ValueError(f"Got decoder {decoder!r}, expected one of {', '.join(DECODERS)}.")
         if decoder == "linear" and self.mask_head is None:
@@ -404,26 +425,29 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
 
         wanted = threshold
 
-        def cut(soft_mask: np.ndarray) -> float:
-            return best_threshold(soft_mask, least_area) if wanted == "auto" else wanted
+        def cut(soft_mask: np.ndarray, presence: float | None) -> float:
+            if wanted != "auto":
+                return wanted
+            return best_threshold(soft_mask, None if presence is None else presence >= 0.5)
 
-        def find(pictures: list[Image.Image], targets: list[str]) -> Iterator[tuple[list[int], Tensor]]:
+        def find(pictures: list[Image.Image], targets: list[str]) -> Found:
             for indices, latents, condition in self.batches(pictures, targets, batch_size):
                 noises = seeded_noise(seed, latents.shape[1:], num_noises).to(latents.device)
-                x0_hat = self.predict_mask(latents, condition, noises, num_inference_steps)
-                yield indices, self._decode_mask(x0_hat, decoder)
+                found = self.predict_mask(latents, condition, noises, num_inference_steps)
+                yield indices, self._decode_mask(found.sample, decoder), self.presences(found.features)
 
         results: dict[int, Segmentation] = {}
-        for indices, soft_masks in find(pictures, targets):
+        for indices, soft_masks, presences in find(pictures, targets):
             with stage("resize back"):
-                for i, soft_mask in zip(indices, soft_masks, strict=True):
+                for i, soft_mask, presence in zip(indices, soft_masks, presences, strict=True):
                     source = sources[owners[i]]
                     results[i] = Segmentation(
                         image=source,
                         text=texts[i],
                         target=targets[i],
                         soft_mask=resize_soft_masks(soft_mask[None], source.height, source.width)[0].numpy(),
-                        threshold=cut(soft_mask.numpy()),
+                        threshold=cut(soft_mask.numpy(), presence),
+                        presence=presence,
                         is_fallback=fallbacks[i],
                     )
         answers = [results[i] for i in range(len(texts))]
@@ -434,10 +458,8 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             return answers[0]
         return answers
 
-    def _look_again(
-        self, answers: list[Segmentation], how: Zoom, find: Find, cut: Callable[[np.ndarray], float]
-    ) -> None:
-        """Blend second answers into those first ones that they agree with; `cut`: the threshold of a soft mask."""
+    def _look_again(self, answers: list[Segmentation], how: Zoom, find: Find, cut: Cut) -> None:
+        """Blend second answers into those first ones that they agree with."""
         boxes: dict[int, Box] = {}
         crops = []
         with stage("decode and resize"):
@@ -449,15 +471,15 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                     # Out of the source, which has more to show than the first pass saw.
                     crops.append(source.resize(size[::-1], Image.Resampling.LANCZOS, box=box))
         small = list(boxes)
-        for indices, soft_masks in find(crops, [answers[i].target for i in small]):
+        for indices, soft_masks, presences in find(crops, [answers[i].target for i in small]):
             with stage("resize back"):
-                for number, soft_mask in zip(indices, soft_masks, strict=True):
+                for number, soft_mask, presence in zip(indices, soft_masks, presences, strict=True):
                     i = small[number]
                     first, (left, top, right, bottom) = answers[i], boxes[i]
                     second = resize_soft_masks(soft_mask[None], bottom - top, right - left)[0].numpy()
-                    if how.agrees(first.mask, boxes[i], second > cut(soft_mask.numpy())):
+                    if how.agrees(first.mask, boxes[i], second > cut(soft_mask.numpy(), presence)):
                         blended = blend(first.soft_mask, boxes[i], second)
-                        answers[i] = replace(first, soft_mask=blended, threshold=cut(blended))
+                        answers[i] = replace(first, soft_mask=blended, threshold=cut(blended, first.presence))
 
     def batches(
         self, pictures: list[Image.Image], targets: list[str], batch_size: int
@@ -491,26 +513,36 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             pixels = levels.to(self._execution_device).permute(0, 3, 1, 2).float() / 127.5 - 1
             return self.codec.encode(pixels)
 
-    def predict_mask(self, picture: Tensor, condition: Condition, noises: Tensor, num_steps: int) -> Tensor:
-        """x0_hat (B, 16, h, w), the mean over noises (n, 16, h, w); picture: its latents, a frame at t = 0.
+    def predict_mask(
+        self, picture: Tensor, condition: Condition, noises: Tensor, num_steps: int
+    ) -> Prediction:
+        """x0_hat, the mean over noises (n, 16, h, w), and the features at t = 1; of a discriminative model, in place of
+        x0_hat the features of the picture that its mask head takes.
 
-        Of a discriminative model, the features of the picture that its mask head takes.
+        picture: its latents, a frame at t = 0.
         """
 
         if self.config.prediction == "mask":
             frames = arrange_frames(picture, None, torch.zeros(len(picture), device=picture.device))
             return self._output(frames, condition)
         shown = picture if self.config.shortcut else None
-
-        def velocity(x_t: Tensor, timestep: Tensor) -> Tensor:
-            times = timestep.expand(len(x_t))
-            frames = arrange_frames(shown, x_t, times, picture_first=self.config.picture_first)
-            return self._velocity(frames, condition)
-
         if not self.config.noise:
             noises = torch.zeros_like(noises[:1])
-        x0_hats = [integrate(self.scheduler, eps.expand_as(picture), velocity, num_steps) for eps in noises]
-        return torch.stack(x0_hats).mean(dim=0)
+
+        def from_noise(eps: Tensor) -> Prediction:
+            calls: list[Prediction] = []
+
+            def velocity(x_t: Tensor, timestep: Tensor) -> Tensor:
+                times = timestep.expand(len(x_t))
+                frames = arrange_frames(shown, x_t, times, picture_first=self.config.picture_first)
+                calls.append(self._velocity(frames, condition))
+                return calls[-1].sample
+
+            x0_hat = integrate(self.scheduler, eps.expand_as(picture), velocity, num_steps)
+            return Prediction(x0_hat, calls[0].features)
+
+        found = [from_noise(eps) for eps in noises]
+        return Prediction(*(torch.stack(parts).mean(dim=0) for parts in zip(*found, strict=True)))
 
     def _check_discriminative(self, decoder: str | None, num_steps: int) -> None:
         """ValueError if what is asked for needs a diffusion that the model does not have."""
@@ -530,25 +562,32 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             assert self.mask_head is not None
             return self.mask_head(x0_hat).float().sigmoid().cpu()
 
-    def _velocity(self, frames: Frames, condition: Condition) -> Tensor:
-        """v (B, 16, h, w) of the answer's frame; times in [0, 1000]."""
-        output = self._output(frames, condition)
+    def presences(self, features: Tensor) -> list[float | None]:
+        """Of each sample the probability that its target is there; None for a model that has no head for it."""
+        if self.presence_head is None:
+            return [None] * len(features)
+        return self.presence_head(features).float().sigmoid().tolist()
+
+    def _velocity(self, frames: Frames, condition: Condition) -> Prediction:
+        """v of the answer's frame; times in [0, 1000]."""
+        found = self._output(frames, condition)
         if self.config.prediction == "x0":
             t = frames.times[:, frames.answer] / 1000
-            return velocity_to(output, frames.latents[:, :, frames.answer], t)
-        return output
+            return found._replace(sample=velocity_to(found.sample, frames.latents[:, :, frames.answer], t))
+        return found
 
-    def _output(self, frames: Frames, condition: Condition) -> Tensor:
-        """What the transformer makes of the answer's frame, (B, 16, h, w); times in [0, 1000]."""
+    def _output(self, frames: Frames, condition: Condition) -> Prediction:
+        """As the transformer gives it; times in [0, 1000]."""
         with stage("DiT"):
             if self._text_multiple > 1:
                 condition = condition.padded(self._text_multiple)
-            return self.transformer(
+            output = self.transformer(
                 hidden_states=frames.latents,
                 timestep=frames.times,
                 encoder_hidden_states=condition.hidden_states,
                 encoder_attention_mask=condition.attention_mask,
-            ).sample[:, :, frames.answer]
+            )
+            return Prediction(output.sample[:, :, frames.answer], frame_means(output.tokens))
 
     @property
     def interrupt(self) -> bool:
@@ -653,9 +692,9 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                     null: Condition | None = null,
                 ) -> Tensor:
                     frame = arrange_frames(None, x_t, timestep.expand(len(x_t)))
-                    v = self._velocity(frame, condition)
+                    v = self._velocity(frame, condition).sample
                     if null is not None:
-                        v_null = self._velocity(frame, null)
+                        v_null = self._velocity(frame, null).sample
                         v = v_null + guidance_scale * (v - v_null)
                     return v
 

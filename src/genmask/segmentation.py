@@ -50,6 +50,8 @@ class Segmentation:
     """(H, W) float32 in [0, 1]."""
     threshold: float = 0.5
     """A pixel is in the mask if its soft mask is greater than this; in [0, 1)."""
+    presence: float | None = None
+    """The probability that what was asked for is in the picture; None of models without a head that tells it."""
     is_fallback: bool = False
     """Reasoning came to no description that could be used, and the text itself was looked for."""
 
@@ -83,15 +85,21 @@ class Segmentation:
 
     @cached_property
     def confidence(self) -> float:
-        """In [0, 1]: the mean of the soft mask over the mask; where that is empty, 1 minus its maximum."""
-        return mean_confidence(self.soft_mask, self.mask)
+        """In [0, 1]: the mean of the soft mask over the mask; where that is empty, 1 minus `presence` or, without one,
+        1 minus the soft mask's maximum."""
+        return mean_confidence(self.soft_mask, self.mask) if self._absence is None else self._absence
 
     @cached_property
     def expected_iou(self) -> float:
         """In [0, 1]: the IoU that the mask may expect, were the soft mask the probability of each pixel and pixels
-        independent; 1 minus the maximum where the mask is empty. Nearer to the true IoU than `confidence`.
+        independent; where the mask is empty, as `confidence`. Nearer to the true IoU than that.
         """
-        return expected_iou(self.soft_mask, self.mask, FAINT)
+        return expected_iou(self.soft_mask, self.mask, FAINT) if self._absence is None else self._absence
+
+    @property
+    def _absence(self) -> float | None:
+        """How sure an empty answer is, from the head that tells it; None of other answers, or without one."""
+        return 1 - self.presence if self.presence is not None and self.is_empty else None
 
     @cached_property
     def box(self) -> Box | None:
@@ -150,6 +158,7 @@ class Segmentation:
             "height": self.image.height,
             "threshold": self.threshold,
             "confidence": self.confidence,
+            "presence": self.presence,
             "is_empty": self.is_empty,
             "area_fraction": float(self.mask.mean()),
             "box": self.box,

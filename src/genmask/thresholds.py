@@ -50,22 +50,22 @@ def expected_iou(soft_mask: np.ndarray, mask: np.ndarray, faint: float = 0.0) ->
     return inside / (np.count_nonzero(mask) + beside)
 
 
-def best_threshold(soft_mask: np.ndarray, least_area: float | None = None) -> float:
+def best_threshold(soft_mask: np.ndarray, is_present: bool | None = None) -> float:
     """The threshold c for which the mask `soft_mask > c` has the greatest expected IoU with the target.
 
     See `expected_iou`; the haze counts here.
 
     Args:
         soft_mask: (H, W) in [0, 1], the probability of each pixel.
-        least_area: a smaller `expected_area` means that the target is absent; None: that no pixel is above 0.5. The
-            threshold is then the greatest probability, above which there is nothing.
+        is_present: whether the target is there; None: if any pixel is above 0.5. The threshold of an absent one is the
+            greatest probability, above which there is nothing.
 
     Returns:
         In [0, 1).
     """
     peak = float(soft_mask.max())
-    is_absent = peak <= 0.5 if least_area is None else expected_area(soft_mask) < least_area
-    if is_absent and peak < 1:
+    is_present = peak > 0.5 if is_present is None else is_present
+    if not is_present and peak < 1:
         return peak
     levels = np.minimum((soft_mask * LEVELS).astype(np.int64), LEVELS - 1).ravel()
     area = np.bincount(levels, minlength=LEVELS)[::-1].cumsum()

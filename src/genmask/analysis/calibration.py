@@ -53,8 +53,7 @@ class _Measured:
     Masks whose IoU a confidence should foretell are those of `segment` with threshold 0.5 and with "auto".
     """
 
-    def __init__(self, temperature: float, least_area: float | None) -> None:
-        self.least_area = least_area
+    def __init__(self, temperature: float) -> None:
         self.scales = {"before": 1.0, "after": temperature}
         self.pixels = PixelHistogram()
         self.present: list[bool] = []
@@ -64,10 +63,14 @@ class _Measured:
         self.confidences: dict[tuple[str, str, str], list[float]] = defaultdict(list)
         self.presence: dict[tuple[str, str], list[float]] = defaultdict(list)
 
-    def add(self, soft: np.ndarray, example: Example) -> None:
+    def add(self, soft: np.ndarray, example: Example, presence: float | None) -> None:
+        """One sample; `presence`: the probability that its target is there, if the model has a head that tells it."""
         target = target_of(example)
         self.pixels.add(soft, target, example.ignore)
-        masks = {"0.5": soft > 0.5, "auto": soft > best_threshold(soft, self.least_area)}
+        masks = {
+            "0.5": soft > 0.5,
+            "auto": soft > best_threshold(soft, None if presence is None else presence >= 0.5),
+        }
         for threshold, mask in masks.items():
             counts = count_pixels(mask, target, example.ignore)
             union = counts.prediction + counts.target - counts.intersection
@@ -76,8 +79,10 @@ class _Measured:
         self.present.append(counts.target > 0)
         for when, temperature in self.scales.items():
             values = with_temperature(soft, temperature)
-            for name, presence in PRESENCE.items():
-                self.presence[name, when].append(presence(values))
+            for name, score in PRESENCE.items():
+                self.presence[name, when].append(score(values))
+            if presence is not None:
+                self.presence["presence head", when].append(presence)
             for threshold, mask in masks.items():
                 for name, confidence in DEFINITIONS.items():
                     self.confidences[threshold, name, when].append(confidence(values, mask))
@@ -166,27 +171,25 @@ def measure_calibration(
     Raises:
         ValueError: a source of fewer than two pictures.
     """
-    decoders, own = decoders_of(pipeline, pipeline.mask_head), pipeline.config
+    decoders = decoders_of(pipeline, pipeline.mask_head)
     options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "advance": advance}
     histograms = {name: PixelHistogram() for name in decoders}
     for examples in sources().values():
-        for example, found in decode_examples(
+        for example, _, soft_masks in decode_examples(
             pipeline, decoders, every_other_picture(examples, 0), **options
         ):
-            for name, (soft, _) in found.items():
+            for name, (soft, _) in soft_masks.items():
                 histograms[name].add(soft, target_of(example), example.ignore)
     temperatures = {name: histogram.fit_temperature() for name, histogram in histograms.items()}
     reports: dict[str, Any] = {name: {"temperature": t, "sources": {}} for name, t in temperatures.items()}
     for source, examples in sources().items():
-        measured = {
-            name: _Measured(temperature, own.least_area if name == own.decoder else None)
-            for name, temperature in temperatures.items()
-        }
-        for example, found in decode_examples(
+        measured = {name: _Measured(temperature) for name, temperature in temperatures.items()}
+        for example, features, soft_masks in decode_examples(
             pipeline, decoders, every_other_picture(examples, 1), **options
         ):
-            for name, (soft, _) in found.items():
-                measured[name].add(soft, example)
+            (presence,) = pipeline.presences(features.unsqueeze(0).to(pipeline.device))
+            for name, (soft, _) in soft_masks.items():
+                measured[name].add(soft, example, presence)
         if not all(each.present for each in measured.values()):
             raise ValueError(
                 f"Got fewer than two pictures of {source}, expected one to fit the temperature on and one to measure "

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from genmask.analysis.linear_decoder import fit_linear_head
-from genmask.analysis.predictions import predict_latents
+from genmask.analysis.predictions import predict
+from genmask.analysis.presence import fit_presence_head, score_presence
 from genmask.analysis.soft_scores import THRESHOLDS, SoftScores
 from genmask.data.example import Example
 from genmask.data.transforms import resize_to_area
@@ -28,26 +29,33 @@ from genmask.mask_head import LinearMaskHead
 from genmask.model_folder import MODEL_INDEX
 from genmask.objectives import latent_weight
 from genmask.pipeline import GenMaskPipeline
+from genmask.presence_head import PresenceHead
 from genmask.segmentation import save_json
 from genmask.stages import timed
-from genmask.thresholds import expected_area
 
 Target = Literal["masks", "predictions"]
 Decoder = Callable[[Tensor], Tensor]
 """x0_hat (B, C, h, w) -> soft masks (B, 8h, 8w) in [0, 1]."""
 AT_ONCE = 128
 """Examples that are held in memory together."""
-LOST = 0.04
-"""Share of the targets that are there which `least_area` may take for absent."""
+
+
+class Decoded(NamedTuple):
+    """An example, and what a model makes of it."""
+
+    example: Example
+    features: Tensor
+    """(D,), of a `PresenceHead`."""
+    soft_masks: dict[str, tuple[np.ndarray, float]]
+    """Of every decoder, (H, W) in [0, 1] at the example's own size, and the seconds it took."""
 
 
 class FittedDecoder(NamedTuple):
-    """A linear map, and what a model needs to decide by its soft masks."""
+    """A linear map, and what tells whether there is anything to be mapped."""
 
     head: LinearMaskHead
-    least_area: float | None
-    """Of `GenMaskPipeline`: the expected area that 1 - LOST of the targets of drawn scenes exceed, of which alone it is
-    certain what they do not show; None where there is none."""
+    presence: PresenceHead | None
+    """None for a map fitted on latents of masks, or without absent targets among the examples."""
 
 
 def fit_decoder(
@@ -73,19 +81,21 @@ def fit_decoder(
         advance: told how many examples are done.
     """
     batches: dict[torch.Size, list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
-    targets_of_scenes: list[Tensor] = []
+    features: list[Tensor] = []
+    present: list[bool] = []
     for chunk in _chunks(examples, AT_ONCE):
         small = [_at_processing_size(pipeline, example) for example in chunk]
         if target == "masks":
             latents = [_encode_mask(pipeline, example) for example in small]
         else:
-            latents = predict_latents(pipeline, chunk, batch_size=batch_size, seed=seed)
+            predicted = predict(pipeline, chunk, batch_size=batch_size, seed=seed)
+            latents = [prediction.sample for prediction in predicted]
+            features += [prediction.features for prediction in predicted]
+            present += [bool(target_of(example).any()) for example in chunk]
         for x0, example in zip(latents, small, strict=True):
             mask = torch.from_numpy(target_of(example))
             ignore = torch.zeros_like(mask) if example.ignore is None else torch.from_numpy(example.ignore)
             batches[x0.shape].append((x0, mask, ignore))
-            if example.source == "scenes" and mask.any():
-                targets_of_scenes.append(x0)
         advance(len(chunk))
     columns = [[torch.stack(column) for column in zip(*rows, strict=True)] for rows in batches.values()]
     head = fit_linear_head(
@@ -94,14 +104,9 @@ def fit_decoder(
         kernel=kernel,
         weights=[latent_weight(ignore) for _, _, ignore in columns],
     )
-    areas = [expected_area(soft_mask) for soft_mask in _soft_masks(head, targets_of_scenes)]
-    return FittedDecoder(head, float(np.quantile(areas, LOST)) if areas else None)
-
-
-@torch.no_grad()
-def _soft_masks(head: LinearMaskHead, latents: Iterable[Tensor]) -> Iterator[np.ndarray]:
-    for x0 in latents:
-        yield head(x0.unsqueeze(0))[0].sigmoid().numpy()
+    can_tell = any(present) and not all(present)
+    presence = fit_presence_head(torch.stack(features), torch.tensor(present)) if can_tell else None
+    return FittedDecoder(head, presence)
 
 
 def decoders_of(pipeline: GenMaskPipeline, head: LinearMaskHead | None) -> dict[str, Decoder]:
@@ -122,50 +127,60 @@ def decode_examples(
     batch_size: int,
     seed: int,
     advance: Callable[[int], None],
-) -> Iterator[tuple[Example, dict[str, tuple[np.ndarray, float]]]]:
-    """Each example with what every decoder makes of it: a soft mask at the example's own size, and the seconds taken.
+) -> Iterator[Decoded]:
+    """Each example with what every decoder makes of it.
 
     The network is asked once for all decoders, which take turns. Few examples are in memory at a time.
     """
     for chunk in _chunks(examples, AT_ONCE):
-        predicted = predict_latents(pipeline, chunk, batch_size=batch_size, seed=seed)
-        for x0_hat, example in zip(predicted, chunk, strict=True):
-            batch, found = x0_hat.unsqueeze(0).to(pipeline.device), {}
+        predicted = predict(pipeline, chunk, batch_size=batch_size, seed=seed)
+        for prediction, example in zip(predicted, chunk, strict=True):
+            batch, found = prediction.sample.unsqueeze(0).to(pipeline.device), {}
             for name, decode in decoders.items():
                 soft, seconds = timed(partial(decode, batch), pipeline.device)
                 soft_mask = resize_soft_masks(soft.cpu(), *example.image.shape[:2])[0].numpy()
                 found[name] = soft_mask, seconds
-            yield example, found
+            yield Decoded(example, prediction.features, found)
         advance(len(chunk))
 
 
 def compare_decoders(
     pipeline: GenMaskPipeline,
-    head: LinearMaskHead,
+    fitted: FittedDecoder,
     examples: Iterable[Example],
     *,
     batch_size: int,
     seed: int,
     advance: Callable[[int], None],
-) -> dict[str, Any]:
-    """The scores of the model's soft masks, "vae" and "linear" (see `SoftScores.report`), ready for JSON.
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """How good the model's soft masks are with either decoder, and how well it is told what is absent, ready for JSON.
 
-    Each example is counted at its own size, and the network is asked once for both decoders. "times_as_fast" is the
-    ratio of the medians of their times for one mask, in which they take turns.
+    Each example is counted at its own size, and the network is asked once for both decoders.
+
+    Returns:
+        Of "vae" and "linear" the scores (see `SoftScores.report`) with "times_as_fast", the ratio of the medians of
+        their times for one mask, in which they take turns; and of the presence head (see `score_presence`), None
+        without one.
     """
-    decoders = decoders_of(pipeline, head)
+    decoders = decoders_of(pipeline, fitted.head)
     scores = {name: SoftScores() for name in decoders}
     times: dict[str, list[float]] = {name: [] for name in decoders}
+    features, present = [], []
     decoded = decode_examples(pipeline, decoders, examples, batch_size=batch_size, seed=seed, advance=advance)
-    for example, soft_masks in decoded:
+    for example, feature, soft_masks in decoded:
+        features.append(feature)
+        present.append(bool(target_of(example).any()))
         for name, (soft_mask, seconds) in soft_masks.items():
             times[name].append(seconds)
             scores[name].add(soft_mask, example)
     medians = {name: median(taken) for name, taken in times.items()}
-    return {
+    by_decoder = {
         name: {**each.report(), "times_as_fast": medians["vae"] / medians[name]}
         for name, each in scores.items()
     }
+    if fitted.presence is None:
+        return by_decoder, None
+    return by_decoder, score_presence(fitted.presence, torch.stack(features), torch.tensor(present))
 
 
 def decoder_table(source: str, scores: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
@@ -187,13 +202,13 @@ def decoder_table(source: str, scores: Mapping[str, Mapping[str, Any]]) -> list[
 
 
 def save_with_decoder(source: Path, fitted: FittedDecoder, target: Path, *, as_own: bool) -> None:
-    """Copy a model's folder and put the decoder into it, for `segment(decoder="linear")`; in place of one there.
+    """Copy a model's folder and put the decoder into it, for `segment(decoder="linear")`; in place of what was fitted.
 
     All other files stay as they are, to the bit. The new folder appears whole or not at all.
 
     Args:
         as_own: `segment` takes it unasked, and for each mask the threshold that promises the best IoU: for decoders
-            whose soft masks are probabilities, as those fitted on predictions are.
+            whose soft masks are probabilities, as those fitted on predictions are. The presence head goes with it.
 
     Raises:
         ValueError: `target` exists.
@@ -202,12 +217,16 @@ def save_with_decoder(source: Path, fitted: FittedDecoder, target: Path, *, as_o
         raise ValueError(f"Got {str(target)!r} to save a model to, which exists: name a new folder.")
     partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
     try:
-        shutil.copytree(source, partial, ignore=shutil.ignore_patterns("mask_head"))
+        shutil.copytree(source, partial, ignore=shutil.ignore_patterns("mask_head", "presence_head"))
         fitted.head.save_pretrained(partial / "mask_head")
         index = read_json(partial / MODEL_INDEX)
         index["mask_head"] = ["genmask.mask_head", LinearMaskHead.__name__]
+        index["presence_head"] = [None, None]
         if as_own:
-            index |= {"decoder": "linear", "threshold": "auto", "least_area": fitted.least_area}
+            index |= {"decoder": "linear", "threshold": "auto"}
+        if fitted.presence is not None:
+            fitted.presence.save_pretrained(partial / "presence_head")
+            index["presence_head"] = ["genmask.presence_head", PresenceHead.__name__]
         save_json(index, partial / MODEL_INDEX)
         os.replace(partial, target)
     finally:

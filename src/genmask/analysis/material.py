@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from genmask.data.example import Example
+from genmask.data.expressions import SHARES
 from genmask.data.folder import read_mask
 from genmask.data.photographs import Photographs
 from genmask.data.scenes import Scenes
@@ -18,14 +19,19 @@ from genmask.data.transforms import resize_mask
 from genmask.images import open_image, processing_size, resize_to_area
 from genmask.jobs.pictures import find_pictures
 from genmask.training.own_folder import folder_split
+from genmask.training.sources import SceneSource
 
 Split = Literal["train", "val"]
 Item = TypeVar("Item")
 
 
 def drawn_examples(split: Split, side: int, seed: int) -> Iterator[Example]:
-    """One sentence on each of endlessly many drawn scenes of `side` x `side` pixels."""
-    scenes, step = Scenes(split, size=side, seed=seed), Scenes.EXPRESSIONS_PER_SCENE
+    """One sentence on each of endlessly many drawn scenes of `side` x `side` pixels.
+
+    Of those in training, as many ask for something absent as in the training of a model.
+    """
+    shares = SceneSource.SHARES if split == "train" else SHARES
+    scenes, step = Scenes(split, size=side, seed=seed, shares=shares), Scenes.EXPRESSIONS_PER_SCENE
     number = 0
     while True:
         yield scenes[number * step + number % step]

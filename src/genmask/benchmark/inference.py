@@ -25,7 +25,7 @@ def at_resolution(pipeline: GenMaskPipeline, resolution: int) -> GenMaskPipeline
     Raises:
         ValueError: less than one patch.
     """
-    own = ("shortcut", "prediction", "noise", "picture_first", "decoder", "threshold", "least_area")
+    own = ("shortcut", "prediction", "noise", "picture_first", "decoder", "threshold")
     options = {name: pipeline.config[name] for name in own}
     other = GenMaskPipeline(**pipeline.components, resolution=resolution, **options)
     other.set_progress_bar_config(disable=True)

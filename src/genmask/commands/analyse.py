@@ -186,6 +186,7 @@ class Analyse(Inference):
         from rich.console import Console
 
         from genmask.analysis.decoders import compare_decoders, decoder_table, fit_decoder, save_with_decoder
+        from genmask.analysis.presence import presence_table
         from genmask.evaluation.report import table
         from genmask.model_folder import resolve_model
         from genmask.segmentation import save_json
@@ -197,16 +198,28 @@ class Analyse(Inference):
             fitted = fit_decoder(
                 pipeline, training, self.fit_decoder, kernel=self.kernel, advance=advance, **options
             )
-        scores = {}
+        scores, presence = {}, {}
         with progress("score", self.held_out) as advance:
             for source, examples in self.examples("val", self.held_out, side).items():
-                scores[source] = compare_decoders(pipeline, fitted.head, examples, advance=advance, **options)
+                scores[source], told = compare_decoders(
+                    pipeline, fitted, examples, advance=advance, **options
+                )
+                if told is not None:
+                    presence[source] = told
         file = self.output / "decoders.json"
-        save_json({"fitted_on": self.fit_decoder, "kernel": self.kernel, "scores": scores}, file)
+        report = {
+            "fitted_on": self.fit_decoder,
+            "kernel": self.kernel,
+            "scores": scores,
+            "presence": presence,
+        }
+        save_json(report, file)
         if not self.json:
             console = Console(width=max(120, Console().width))  # a narrow terminal breaks lines, not numbers
             for source, by_decoder in scores.items():
                 console.print(table(decoder_table(source, by_decoder)))
+            if presence:
+                console.print(table(presence_table(presence)))
         if self.save_model is not None:
             as_own = self.fit_decoder == "predictions"
             save_with_decoder(resolve_model(self.model), fitted, self.save_model, as_own=as_own)

@@ -210,9 +210,9 @@ class Evaluate(Inference):
         if pipeline is not None:
             parts = [pipeline.vae]
             if self.predictions is None:
-                parts += filter(None, (pipeline.transformer, pipeline.mask_head))
+                parts += filter(None, (pipeline.transformer, pipeline.mask_head, pipeline.presence_head))
                 own = pipeline.config
-                digest.update(repr((own.decoder, own.threshold, own.least_area)).encode())
+                digest.update(repr((own.decoder, own.threshold)).encode())
             if self.reason:
                 parts.append(pipeline.describer or pipeline.vlm)
             for part in parts:
