@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from genmask.ablation import schedule
 from genmask.ablation.rows import ROWS, TABLES, Row, scored_with
-from genmask.ablation.runs import build_task, read_result, run, run_folder
+from genmask.ablation.runs import build_task, pretrain, read_result, run, run_folder
 from genmask.ablation.samples import ShuffledScenes, draw_samples, encode_samples, read_held_out
 from genmask.ablation.scale import SCALES, Scale
 from genmask.ablation.schedule import ablate, missing_runs
@@ -42,6 +42,7 @@ def scale(toy_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Scale:
     toy = Scale(
         model=str(toy_pipeline_folder), size=32, shape=SHAPE, steps=2, segmentation_batch=3, generation_batch=2,
         sentences=5, pictures=3, held_out=12, checkpoint_every=1,
+        pretraining_steps=1, pretraining_batch=2,
     )  # fmt: skip
     monkeypatch.setitem(SCALES, "tiny", toy)
     return toy
@@ -94,14 +95,27 @@ def test_a_row_changes_what_it_names_and_nothing_else(row: Row) -> None:
 
 def test_rows_of_a_seed_start_alike_and_see_the_same(scale: Scale, tmp_path: Path) -> None:
     draw_samples(scale, tmp_path / "samples", progress)
-    tasks = {
-        (name, seed): build_task(scale, ROWS[name], seed, tmp_path, cached=False)
-        for name, seed in (("base", 0), ("discriminative", 0), ("base", 1))
-    }
-    base, rival, other = tasks.values()
-    weights = base.transformer.state_dict()
-    assert all(torch.equal(x, weights[name]) for name, x in rival.transformer.state_dict().items())
-    assert not all(torch.equal(x, weights[name]) for name, x in other.transformer.state_dict().items())
+    encode_samples(
+        scale, build_task(scale, ROWS["base"], 0, tmp_path, trains=False), tmp_path / "cache", progress
+    )
+    assert pretrain(scale, tmp_path)
+
+    def build(scale: Scale) -> list[Any]:
+        runs = (("base", 0), ("discriminative", 0), ("base", 1))
+        return [build_task(scale, ROWS[name], seed, tmp_path) for name, seed in runs]
+
+    def differ(one: Any, other: Any) -> bool:
+        weights = one.transformer.state_dict()
+        return any(not torch.equal(x, weights[name]) for name, x in other.transformer.state_dict().items())
+
+    base, rival, other = build(scale)
+    assert not differ(base, rival)
+    assert not differ(base, other)
+    assert all(parameter.requires_grad for parameter in base.transformer.parameters())
+    new, new_rival, new_other = build(replace(scale, pretraining_steps=0))
+    assert not differ(new, new_rival)
+    assert differ(new, new_other)
+    assert differ(new, base)
 
     def seen(task: Any, steps: int) -> list[str]:
         return [sample.id for step in range(steps) for sample in task.drawn(step) if sample.mask is not None]
@@ -117,7 +131,7 @@ def test_samples_are_drawn_once_and_hold_the_scenes(scale: Scale, tmp_path: Path
     draw_samples(scale, folder, progress)
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     source = ShuffledScenes(folder, seed=0)
-    drawn = SceneSource(((32, 32),))
+    drawn = SceneSource(((32, 32),), shares=scale.shares, layout=scale.layout)
     for index in range(7):
         found = source.segmentation(index, 32, 32)
         expected = drawn.segmentation(int(found.id), 32, 32)
@@ -127,7 +141,7 @@ def test_samples_are_drawn_once_and_hold_the_scenes(scale: Scale, tmp_path: Path
         assert np.array_equal(found.mask, expected.mask)
         picture = source.generation(index, 32, 32)
         assert picture.text == drawn.generation(int(picture.id.split("/")[0]), 32, 32).text
-    held_out = Scenes("val", size=32, length=scale.held_out)
+    held_out = Scenes("val", size=32, length=scale.held_out, shares=scale.shares, layout=scale.layout)
     for index, example in enumerate(read_held_out(folder)):
         assert (example.text, example.kind) == (held_out[index].text, held_out[index].kind)
         assert np.array_equal(example.image, held_out[index].image)
@@ -137,8 +151,9 @@ def test_samples_are_drawn_once_and_hold_the_scenes(scale: Scale, tmp_path: Path
 
 
 def test_the_cache_holds_every_sample_of_every_seed(scale: Scale, tmp_path: Path) -> None:
+    scale = replace(scale, pretraining_steps=0)
     draw_samples(scale, tmp_path / "samples", progress)
-    task = build_task(scale, ROWS["base"], 0, tmp_path, cached=False)
+    task = build_task(scale, ROWS["base"], 0, tmp_path, trains=False)
     encode_samples(scale, task, tmp_path / "cache", progress)
     for seed in (0, 7):
         cached = build_task(scale, ROWS["base"], seed, tmp_path)
@@ -223,7 +238,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(scale: Scale, tmp_path: Path
     assert do(scale, whole, row.name)
     assert not do(scale, parts, row.name, max_seconds=0)
     assert not parts.exists()
-    for shared in ("samples", "cache"):
+    for shared in ("samples", "cache", "start"):
         shutil.copytree(whole / shared, parts / shared)
     assert not run(scale, row, 0, parts, max_seconds=0)  # a step, and a checkpoint
     assert missing_runs(scale, [row], 1, parts) == [schedule.Run(row, 0)]
@@ -242,10 +257,19 @@ def test_a_run_with_other_settings_is_not_gone_on_with(scale: Scale, tmp_path: P
     (run_folder(tmp_path, ROWS["discriminative"], 0) / "result.json").unlink()
     for control in ("oracle", "constant"):
         shutil.rmtree(tmp_path / control)
-    with pytest.raises(ValueError, match=r"settings.json made with learning_rate 0.002, expected 0.1"):
+    with pytest.raises(ValueError, match=r"settings.json made with learning_rate 0.003, expected 0.1"):
         do(replace(scale, learning_rate=0.1), tmp_path, "base")
     assert not (tmp_path / "oracle").exists()
     assert do(replace(scale, checkpoint_every=7), tmp_path, "discriminative")  # which changes no result
+
+
+def test_a_start_of_other_settings_is_not_used(scale: Scale, tmp_path: Path) -> None:
+    assert pretrain(scale, tmp_path)
+    before = (tmp_path / "start/model/config.json").stat().st_mtime_ns
+    assert pretrain(scale, tmp_path)
+    assert (tmp_path / "start/model/config.json").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match=r"start/settings.json made with pretraining_steps 1, expected 2"):
+        do(replace(scale, pretraining_steps=2), tmp_path, "base")
 
 
 def test_a_damaged_result_is_named(scale: Scale, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from genmask.data.backgrounds import BACKGROUNDS
-from genmask.data.composition import COLOURS
+from genmask.data.composition import COLOURS, PLAIN
 from genmask.data.dialogues import NUMBERS, box_words, grounding_prompt
 from genmask.data.drawing import Scene, SceneObject
 from genmask.data.expressions import SHARES, Expression
@@ -144,6 +144,19 @@ def test_targets_are_small_and_have_distractors(drawn: list[tuple[Scene, Express
             for t in targets
         )
     assert rivalled >= 0.8 * len(present)
+
+
+def test_a_layout_says_how_many_objects_there_are_which_and_how_large() -> None:
+    scenes = Scenes("train", size=64, layout=PLAIN, shares={"colour": 1.0})
+    for number in range(60):
+        scene = scenes.scene(number * Scenes.EXPRESSIONS_PER_SCENE)
+        assert 3 <= len(scene.objects) <= 4
+        for thing in scene.objects:
+            low, high = PLAIN.areas[thing.size]
+            assert 0.8 * low < thing.area < 1.2 * high
+            assert thing.category in PLAIN.categories
+            assert thing.mask.sum() > 0.9 * thing.area * 64 * 64  # next to nothing hides it
+    assert max(Scenes("train", size=64).scene(4 * n).objects[0].area for n in range(20)) < 0.11
 
 
 def test_absent_things_are_plausible(drawn: list[tuple[Scene, Expression]]) -> None:

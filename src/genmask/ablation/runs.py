@@ -3,6 +3,7 @@
 OUTPUT/ROW/seed-S/result.json     scores, settings, circumstances: all that the tables need
 OUTPUT/ROW/seed-S/model/          of seed 0; of the others until they are scored
 OUTPUT/ROW/seed-S/checkpoints/    until the run is finished
+OUTPUT/start/model/               the transformer that all runs start from
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from genmask.ablation.rows import ROWS, Row, scored_with
 from genmask.ablation.samples import ShuffledScenes, read_held_out
 from genmask.ablation.scale import Scale
 from genmask.ablation.scores import answers, best_constant, exchanged, oracle_masks, score
+from genmask.conditioning import InstructionEncoder
+from genmask.denoiser import GenMaskTransformer
 from genmask.loading import load_model
 from genmask.mask_head import LinearMaskHead
 from genmask.model_folder import MODEL_INDEX, load_processor, resolve_model
@@ -31,10 +34,13 @@ from genmask.segmentation import save_json
 from genmask.training.cache import EncodingCache, model_identity
 from genmask.training.loop import train
 from genmask.training.masks import MaskTask, build_transformer
+from genmask.training.pretraining import PretrainingTask
 from genmask.training.provenance import provenance, write_provenance
+from genmask.training.sources import SceneSource
 
-SAMPLES, CACHE = "samples", "cache"
+SAMPLES, CACHE, START = "samples", "cache", "start"
 """Folders of what all runs share, below the output."""
+SETTINGS = "settings.json"
 KEPT_SEED = 0
 """Whose models stay."""
 
@@ -54,7 +60,7 @@ def read_result(output: Path, scale: Scale, row: Row, seed: int) -> dict[str, An
         return None
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        _check_settings(path, result["settings"], scale, row)
+        _check_settings(path, result["settings"], scale.settings(row))
         return result
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(
@@ -64,11 +70,13 @@ def read_result(output: Path, scale: Scale, row: Row, seed: int) -> dict[str, An
 
 def check_output(output: Path, scale: Scale) -> None:
     """Raise ValueError if the folder holds a run, finished or begun, that was made with other settings."""
+    if (begun := output / START / SETTINGS).exists():
+        _check_settings(begun, json.loads(begun.read_text(encoding="utf-8")), scale.numbers())
     for row in ROWS.values():
         for folder in sorted((output / row.name).glob("seed-*")):
             read_result(output, scale, row, int(folder.name.removeprefix("seed-")))
-            if (begun := folder / "settings.json").exists():
-                _check_settings(begun, json.loads(begun.read_text(encoding="utf-8")), scale, row)
+            if (begun := folder / SETTINGS).exists():
+                _check_settings(begun, json.loads(begun.read_text(encoding="utf-8")), scale.settings(row))
 
 
 def is_done(output: Path, scale: Scale, trained: Row, seed: int) -> bool:
@@ -76,14 +84,48 @@ def is_done(output: Path, scale: Scale, trained: Row, seed: int) -> bool:
     return all(read_result(output, scale, row, seed) is not None for row in scored_with(trained))
 
 
-def build_task(scale: Scale, row: Row, seed: int, output: Path, *, cached: bool = True) -> MaskTask:
-    """What a row trains: the samples and starting weights of a seed are the same for every row."""
+def pretrain(scale: Scale, output: Path, max_seconds: float | None = None) -> bool:
+    """Train what all runs start from, or go on from its checkpoint; nothing to do where it is there, or not wanted.
+
+    Returns:
+        False if it stopped early, after `max_seconds`.
+    """
+    folder, config = output / START, scale.pretraining()
+    if not scale.pretraining_steps or (folder / "model").exists():
+        return True
+    folder.mkdir(parents=True, exist_ok=True)
+    save_json(scale.numbers(), folder / SETTINGS)
+    model = resolve_model(scale.model)
+    vlm = load_model(Qwen2_5_VLForConditionalGeneration, model / "vlm", dtype=torch.float32)
+    task = PretrainingTask(
+        config,
+        build_transformer(config.shape, vlm.config.get_text_config().hidden_size, config.seed),
+        {"scenes": SceneSource(config.sizes, layout=scale.layout)},
+        load_model(AutoencoderKLWan, model / "vae", dtype=torch.float32),
+        InstructionEncoder(vlm, load_processor(model / "processor")).encode_captions([""]),
+    )
+    write_provenance(folder, pformat(config))
+    if not train(task, scale.loop(scale.pretraining_steps), folder, max_seconds):
+        return False
+    shutil.rmtree(folder / "checkpoints")
+    return True
+
+
+def build_task(scale: Scale, row: Row, seed: int, output: Path, *, trains: bool = True) -> MaskTask:
+    """What a row trains: the samples and starting weights of a seed are the same for every row.
+
+    `trains`: from the common start and the cache; False for a task of which VAE and VLM alone are asked.
+    """
     folder, config = resolve_model(scale.model), scale.config(row, seed)
     vlm = load_model(Qwen2_5_VLForConditionalGeneration, folder / "vlm", dtype=torch.float32)
     vae = load_model(AutoencoderKLWan, folder / "vae", dtype=torch.float32)
     parts = (folder / "vae", folder / "vlm", folder / "processor")
     identity = f"{model_identity(*parts)}-float32-{scale.mixed_precision}"
-    transformer = build_transformer(scale.shape, vlm.config.get_text_config().hidden_size, seed)
+    if trains and scale.pretraining_steps:
+        start = output / START / "model"
+        transformer = load_model(GenMaskTransformer, start, dtype=torch.float32).requires_grad_(True)
+    else:
+        transformer = build_transformer(scale.shape, vlm.config.get_text_config().hidden_size, seed)
     source = {"scenes": ShuffledScenes(output / SAMPLES, seed)}
     torch.manual_seed(seed)
     return MaskTask(
@@ -96,7 +138,7 @@ def build_task(scale: Scale, row: Row, seed: int, output: Path, *, cached: bool 
         vlm=vlm,
         processor=load_processor(folder / "processor"),
         mask_head=LinearMaskHead(vae.config.z_dim) if config.supervision == "bce-linear" else None,
-        cache=EncodingCache(output / CACHE, identity) if cached else None,
+        cache=EncodingCache(output / CACHE, identity) if trains else None,
         identity=identity,
     )
 
@@ -120,7 +162,7 @@ def run(scale: Scale, row: Row, seed: int, output: Path, max_seconds: float | No
     """
     folder = run_folder(output, row, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    save_json(scale.settings(row), folder / "settings.json")
+    save_json(scale.settings(row), folder / SETTINGS)
     if not (folder / "model" / MODEL_INDEX).exists():
         task = build_task(scale, row, seed, output)
         write_provenance(folder, pformat(task.config))
@@ -173,7 +215,7 @@ def score_controls(scale: Scale, output: Path) -> None:
     for row in missing:
         if row.answer == "oracle":
             masks: Sequence[np.ndarray] = oracle_masks(
-                build_task(scale, ROWS["base"], KEPT_SEED, output, cached=False).pipeline(), examples
+                build_task(scale, ROWS["base"], KEPT_SEED, output, trains=False).pipeline(), examples
             )
         else:
             masks = [best_constant(np.load(output / SAMPLES / "masks.npy"))] * len(examples)
@@ -194,9 +236,8 @@ def _save(output: Path, scale: Scale, row: Row, seed: int, scores: dict[str, Any
     save_json(result, folder / "result.json")
 
 
-def _check_settings(path: Path, found: dict[str, Any], scale: Scale, row: Row) -> None:
+def _check_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """What is recorded must be what is asked for; a setting that is newer than the record is not in it."""
-    wanted = json.loads(json.dumps(scale.settings(row)))
     for name, value in found.items():
         if wanted.get(name) != value:
             raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,10 @@ def draw_samples(scale: Scale, folder: Path, progress: Progress) -> None:
         "sentences": scale.num_sentences,
         "pictures": scale.num_pictures,
         "held_out": scale.held_out,
+        "layout": asdict(scale.layout),
+        "shares": dict(scale.shares),
     }
+    wanted = json.loads(json.dumps(wanted))
     done = folder / "samples.json"
     if done.exists():
         if (found := json.loads(done.read_text())) != wanted:
@@ -97,7 +101,8 @@ def draw_samples(scale: Scale, folder: Path, progress: Progress) -> None:
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    source, size = SceneSource(((scale.size, scale.size),)), (scale.size, scale.size)
+    size = (scale.size, scale.size)
+    source = SceneSource((size,), shares=scale.shares, layout=scale.layout)
     scenes = max(-(-scale.num_sentences // 2), scale.num_pictures)
     images = np.empty((scenes, *size, 3), dtype=np.uint8)
     masks = np.empty((scale.num_sentences, *size), dtype=bool)
@@ -116,7 +121,7 @@ def draw_samples(scale: Scale, folder: Path, progress: Progress) -> None:
             advance(1)
     np.save(folder / "images.npy", images)
     np.save(folder / "masks.npy", masks)
-    validation = Scenes("val", size=scale.size, length=scale.held_out)
+    validation = Scenes("val", size=size, length=scale.held_out, shares=scale.shares, layout=scale.layout)
     held_out = [validation[index] for index in range(scale.held_out)]
     with (folder / "held-out.npz").open("wb") as file:
         np.savez(
@@ -137,7 +142,7 @@ def encode_samples(scale: Scale, task: MaskTask, folder: Path, progress: Progres
     """Fill the cache in `folder` with all samples; those that are there are left.
 
     Args:
-        task: of the base, with its VAE and VLM, and without a cache.
+        task: of the base, with its VAE and VLM, that trains nothing.
     """
     steps = max(
         -(-scale.num_sentences // scale.segmentation_batch), -(-scale.num_pictures // scale.generation_batch)

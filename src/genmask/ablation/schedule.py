@@ -24,6 +24,7 @@ from genmask.ablation.runs import (
     build_task,
     check_output,
     is_done,
+    pretrain,
     run,
     run_folder,
     score_controls,
@@ -94,8 +95,10 @@ def ablate(
         score_controls(scale, output)
     if pending:
         encode_samples(
-            scale, build_task(scale, ROWS["base"], 0, output, cached=False), output / CACHE, progress
+            scale, build_task(scale, ROWS["base"], 0, output, trains=False), output / CACHE, progress
         )
+        if not pretrain(scale, output, _left(ends)):
+            return False
     work = _side_by_side if jobs > 1 else _one_by_one
     done, began = 0, time.monotonic()
     for finished in work(scale, pending, output, jobs, ends):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import cos, hypot, pi, radians, sin, sqrt
 from random import Random
 from typing import Literal, TypeVar
@@ -36,7 +37,6 @@ AREAS: dict[SizeWord, tuple[float, float]] = {
 }
 """Share of the picture that an object covers. The gaps keep "small" and "large" beyond doubt."""
 
-OBJECT_SHARES = {3: 0.12, 4: 0.22, 5: 0.24, 6: 0.2, 7: 0.13, 8: 0.09}
 SIZE_SHARES: dict[SizeWord, float] = {"small": 0.27, "medium": 0.4, "large": 0.33}
 TEXTURE_SHARES: dict[Texture, float] = {
     "plain": 0.3,
@@ -45,10 +45,35 @@ TEXTURE_SHARES: dict[Texture, float] = {
     "dotted": 0.14,
     "checked": 0.12,
 }
-CROWDED_SHARE = 0.45
-"""Share of scenes whose objects overlap."""
-ODD_ONE_OUT_SHARE = 0.1
-"""Share of scenes in which all objects but one agree in category or in colour."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How many objects scenes have, which ones and how large; shares are weights of any sum."""
+
+    categories: tuple[str, ...] = tuple(SHAPES)
+    object_shares: Mapping[int, float] = field(
+        default_factory=lambda: {3: 0.12, 4: 0.22, 5: 0.24, 6: 0.2, 7: 0.13, 8: 0.09}
+    )
+    """Of numbers of objects, at least 3; a crowded canvas may hold fewer than are drawn, and at least 3."""
+    areas: Mapping[SizeWord, tuple[float, float]] = field(default_factory=lambda: dict(AREAS))
+    """Share of the picture that an object of each size covers."""
+    crowded_share: float = 0.45
+    """Share of scenes whose objects overlap."""
+    odd_one_out_share: float = 0.1
+    """Share of scenes in which all objects but one agree in category or in colour."""
+
+
+FULL = Layout()
+"""What models are trained and measured on."""
+PLAIN = Layout(
+    categories=tuple(SHAPES)[:12],
+    object_shares={3: 0.6, 4: 0.4},
+    areas={"small": (0.05, 0.07), "medium": (0.1, 0.14), "large": (0.2, 0.26)},
+    crowded_share=0.0,
+    odd_one_out_share=0.0,
+)
+"""A few large objects of simple shapes, apart from each other: what a small transformer learns to see in minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,16 +106,16 @@ class Plan:
     items: tuple[Item, ...]
 
 
-def compose(rng: Random, aspect: float = 1.0) -> Plan:
+def compose(rng: Random, aspect: float = 1.0, layout: Layout = FULL) -> Plan:
     """Plan one scene for a picture of the given aspect (width / height)."""
     background = rng.choice(list(BACKGROUNDS))
     colours = [colour for colour in COLOURS if colour not in BACKGROUNDS[background].hides]
     canvas = (sqrt(aspect), 1 / sqrt(aspect))
-    crowded = rng.random() < CROWDED_SHARE
+    crowded = rng.random() < layout.crowded_share
     items: list[Item] = []
-    for category, colour in _looks(rng, _draw(rng, OBJECT_SHARES), colours):
+    for category, colour in _looks(rng, _draw(rng, layout.object_shares), colours, layout):
         size = _draw(rng, SIZE_SHARES)
-        radius = sqrt(rng.uniform(*AREAS[size]) / shapes.silhouette_area(category))
+        radius = sqrt(rng.uniform(*layout.areas[size]) / shapes.silhouette_area(category))
         centre = _spot(rng, radius * shapes.reach(category), items, canvas, crowded)
         if centre is None:
             continue
@@ -107,20 +132,22 @@ def compose(rng: Random, aspect: float = 1.0) -> Plan:
                 tone=_jittered(COLOURS[colour], rng),
             )
         )
-    return Plan(background=background, items=tuple(items)) if len(items) >= 3 else compose(rng, aspect)
+    return (
+        Plan(background=background, items=tuple(items)) if len(items) >= 3 else compose(rng, aspect, layout)
+    )
 
 
 Value = TypeVar("Value")
 
 
-def _draw(rng: Random, shares: dict[Value, float]) -> Value:
+def _draw(rng: Random, shares: Mapping[Value, float]) -> Value:
     return rng.choices(list(shares), weights=list(shares.values()))[0]
 
 
-def _looks(rng: Random, count: int, colours: list[str]) -> list[tuple[str, str]]:
+def _looks(rng: Random, count: int, colours: list[str], layout: Layout) -> list[tuple[str, str]]:
     """(category, colour) of each object; most share one with another, so that no single word is enough."""
-    categories = list(SHAPES)
-    if rng.random() < ODD_ONE_OUT_SHARE:
+    categories = list(layout.categories)
+    if rng.random() < layout.odd_one_out_share:
         if rng.random() < 0.5:
             odd, shared = rng.sample(categories, 2)
             looks = [(shared if k else odd, rng.choice(colours)) for k in range(count)]

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from genmask.data.backgrounds import BACKGROUNDS, Size, grid, smooth_noise
-from genmask.data.composition import COLOURS, Colour, Item, Plan, SizeWord, compose
+from genmask.data.composition import COLOURS, FULL, Colour, Item, Layout, Plan, SizeWord, compose
 from genmask.data.shapes import SHAPES, Outline, Paint
 
 SUPERSAMPLING = 3
@@ -75,10 +75,10 @@ class _Sprite:
     """(h, w) coverage of each paint other than the object's own."""
 
 
-def draw_scene(rng: Random, size: Size) -> Scene:
+def draw_scene(rng: Random, size: Size, layout: Layout = FULL) -> Scene:
     """Draw a random scene at (height, width) pixels; equal streams give equal scenes, alike at all sizes."""
     while True:
-        plan = compose(rng, size[1] / size[0])
+        plan = compose(rng, size[1] / size[0], layout)
         sprites = _in_sight([_sprite(item, size) for item in plan.items], size)
         if len(sprites) >= 3:
             return _draw(sprites, plan.background, rng, size)

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from genmask.data.composition import AREAS, COLOURS
+from genmask.data.composition import AREAS, COLOURS, FULL, Layout
 from genmask.data.dialogues import caption, dialogues
 from genmask.data.drawing import Scene, draw_scene
 from genmask.data.example import Dialogue, Example
@@ -31,6 +31,7 @@ class Scenes:
         seed: Any integer; another seed is another stream.
         length: Number of indices, None for an endless source (`len` is then a TypeError).
         shares: Weights of the kinds of expression.
+        layout: How many objects there are, which ones and how large.
     """
 
     EXPRESSIONS_PER_SCENE = 4
@@ -44,6 +45,7 @@ class Scenes:
         seed: int = 0,
         length: int | None = None,
         shares: Mapping[Kind, float] = SHARES,
+        layout: Layout = FULL,
     ) -> None:
         if split not in ("train", "val"):
             raise ValueError(f"Got split {split!r}, expected one of 'train', 'val'.")
@@ -52,7 +54,8 @@ class Scenes:
             raise ValueError(
                 f"Got size {self.size}, expected sides of at least 32 pixels; shapes need that many."
             )
-        self.split, self.seed, self.length, self.shares = split, seed, length, shares
+        self.split, self.seed, self.length = split, seed, length
+        self.shares, self.layout = shares, layout
         self._cached: tuple[int, Scene, list[Expression]] | None = None
 
     def __len__(self) -> int:
@@ -82,7 +85,7 @@ class Scenes:
         return self._draw(index)[1][index % self.EXPRESSIONS_PER_SCENE]
 
     def recognition(self, number: int) -> Example:
-        scene = draw_scene(self._stream("scene", number), self.size)
+        scene = draw_scene(self._stream("scene", number), self.size, self.layout)
         return Example(image=scene.image, text="", mask=None, task="generation", regions=_regions(scene))
 
     def caption(self, index: int) -> Example:
@@ -112,7 +115,7 @@ class Scenes:
         number = index // self.EXPRESSIONS_PER_SCENE
         if self._cached is None or self._cached[0] != number:
             rng = self._stream("scene", number)
-            scene = draw_scene(rng, self.size)
+            scene = draw_scene(rng, self.size, self.layout)
             found = expressions(scene, rng, self.EXPRESSIONS_PER_SCENE, self.shares)
             self._cached = (number, scene, found)
         return self._cached[1], self._cached[2]

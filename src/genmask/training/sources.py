@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
 from genmask.data.captions import CaptionError, Skips
+from genmask.data.composition import FULL, Layout
 from genmask.data.compositions import Compositions
 from genmask.data.compositions_material import Material
 from genmask.data.example import Dialogue, Example
-from genmask.data.expressions import SHARES
+from genmask.data.expressions import SHARES, Kind
 from genmask.data.mixture import Indexed, Repeat, Sized
 from genmask.data.photograph_index import Photograph
 from genmask.data.photographs import Photographs
@@ -53,11 +54,19 @@ class SceneSource:
     missing is harder than to find it.
     """
 
-    SHARES: ClassVar = {**SHARES, "absent": 2 * SHARES["absent"]}
+    SHARES: ClassVar[Mapping[Kind, float]] = {**SHARES, "absent": 2 * SHARES["absent"]}
 
-    def __init__(self, sizes: Sequence[Size], seed: int = 0) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[Size],
+        seed: int = 0,
+        *,
+        shares: Mapping[Kind, float] = SHARES,
+        layout: Layout = FULL,
+    ) -> None:
         self.concepts: Sequence[str] = Scenes.CONCEPTS
-        self._scenes = {size: Scenes("train", size=size, seed=seed, shares=self.SHARES) for size in sizes}
+        options: Any = {"seed": seed, "shares": shares, "layout": layout}
+        self._scenes = {size: Scenes("train", size=size, **options) for size in sizes}
 
     def segmentation(self, index: int, height: int, width: int) -> Example:
         scene, which = divmod(index, 2)
