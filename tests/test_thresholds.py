@@ -17,7 +17,7 @@ SOFT = arrays(
 @given(soft=SOFT)
 def test_no_other_threshold_promises_more(soft):
     best = expected_iou(soft, soft > best_threshold(soft, is_present=True))
-    for level in np.unique(soft):
+    for level in np.unique(soft[soft > FAINT]):
         assert best >= expected_iou(soft, soft >= level) - 1e-6
 
 
@@ -38,8 +38,13 @@ def test_the_promise_is_kept_on_average():
 @given(soft=SOFT)
 def test_what_is_absent_has_an_empty_mask_and_what_is_there_has_none(soft):
     assert not (soft > best_threshold(soft, is_present=False)).any()
-    if soft.any():
-        assert (soft > best_threshold(soft, is_present=True)).any()
+    assert (soft > best_threshold(soft, is_present=True)).any() == (soft > FAINT).any()
+
+
+def test_a_haze_is_no_mask_however_much_of_it_there_is():
+    soft = np.full((40, 40), FAINT * 0.9, np.float32)
+    soft[:2, :2] = 3 * FAINT
+    assert np.array_equal(soft > best_threshold(soft, is_present=True), soft > FAINT)
 
 
 def test_the_expected_area_leaves_out_what_is_faint():

@@ -6,12 +6,14 @@ matter: where the model wavers, the mask that may expect most of it takes in pix
 
 from __future__ import annotations
 
+from math import ceil
+
 import numpy as np
 
 LEVELS = 1024
 """Thresholds that are tried, evenly spaced in [0, 1); a picture's pixels are counted once, whatever their number."""
 FAINT = 0.02
-"""Probabilities below are what soft masks of nothing are full of, and do not count as area."""
+"""Probabilities below are what soft masks of nothing are full of: they do not count as area, nor are they ever mask."""
 
 
 def expected_area(soft_mask: np.ndarray) -> float:
@@ -53,7 +55,7 @@ def expected_iou(soft_mask: np.ndarray, mask: np.ndarray, faint: float = 0.0) ->
 def best_threshold(soft_mask: np.ndarray, is_present: bool | None = None) -> float:
     """The threshold c for which the mask `soft_mask > c` has the greatest expected IoU with the target.
 
-    See `expected_iou`; the haze counts here.
+    See `expected_iou`; the haze counts here as what may be missed, but no threshold lies below `FAINT`.
 
     Args:
         soft_mask: (H, W) in [0, 1], the probability of each pixel.
@@ -72,5 +74,5 @@ def best_threshold(soft_mask: np.ndarray, is_present: bool | None = None) -> flo
     inside = np.bincount(levels, weights=soft_mask.ravel(), minlength=LEVELS)[::-1].cumsum()
     # Of the masks that hold the pixels of the 1, 2, ... highest levels; without any pixel the ratio is 0 / 0.
     promised = inside / np.maximum(area + inside[-1] - inside, np.finfo(float).tiny)
-    level = LEVELS - 1 - int(promised.argmax())
+    level = LEVELS - 1 - int(promised[: LEVELS - ceil(FAINT * LEVELS)].argmax())
     return float(np.nextafter(np.float32(level / LEVELS), np.float32(0)))
