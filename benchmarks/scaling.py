@@ -29,7 +29,7 @@ from scaling_training import TrainingOptions, training
 
 from genmask.recipes import Parts, paper, workload
 from genmask.training.estimate import Workload
-from genmask.training.masks import MaskConfig
+from genmask.training.mask_config import MaskConfig
 from genmask.training.scaling import DGX_H100, Cluster, Prediction, predict, share_out
 
 MICRO_BATCH = 8

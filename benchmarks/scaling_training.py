@@ -28,7 +28,8 @@ from genmask.pipeline import GenMaskPipeline
 from genmask.stages import synchronise, timed
 from genmask.timesteps import PowerLaw
 from genmask.training.estimate import Workload
-from genmask.training.masks import MaskConfig, MaskTask
+from genmask.training.mask_config import MaskConfig
+from genmask.training.masks import MaskTask
 from genmask.training.optimizer import build_optimizers
 from genmask.training.parallel import Share, barrier, gather_lists, parallelise, sum_over_processes
 from genmask.training.samples import Encoding, MicroBatch

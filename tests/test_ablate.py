@@ -29,7 +29,8 @@ from genmask.data.scenes import Scenes
 from genmask.evaluation.metrics import IoUTotals
 from genmask.pipeline import GenMaskPipeline
 from genmask.recipes import RECIPES, paper
-from genmask.training.masks import MaskConfig, TransformerShape
+from genmask.training.mask_config import MaskConfig
+from genmask.training.new_transformer import TransformerShape
 from genmask.training.sources import SceneSource
 
 SHAPE = TransformerShape(num_layers=1, num_attention_heads=2, attention_head_dim=12, ffn_dim=48, freq_dim=32)

@@ -25,7 +25,7 @@ from genmask.data.regions import IS, IS_NOT, UNKNOWN
 from genmask.evaluation.benchmarks import COMPOSITION_SIZE, COMPOSITIONS, load_benchmark
 from genmask.recipes import find_recipe
 from genmask.training.datasets import OPEN_PHOTOGRAPHS, open_source
-from genmask.training.masks import MaskConfig
+from genmask.training.mask_config import MaskConfig
 
 SIZE = (96, 128)
 GREY = (120, 120, 120)

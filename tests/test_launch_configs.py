@@ -24,7 +24,7 @@ from genmask.training.autoencoder import AutoencoderConfig
 from genmask.training.datasets import TRAINING_SETS
 from genmask.training.language import LanguageConfig
 from genmask.training.loop import LoopConfig
-from genmask.training.masks import MaskConfig
+from genmask.training.mask_config import MaskConfig
 from genmask.training.parallel import launcher_shards
 from genmask.training.pretraining import PretrainingConfig
 

@@ -15,7 +15,9 @@ from genmask.evaluation.metrics import IoUTotals
 from genmask.pipeline import GenMaskPipeline
 from genmask.timesteps import PowerLaw
 from genmask.training.loop import LoopConfig, train
-from genmask.training.masks import SUPERVISIONS, MaskConfig, MaskTask, TransformerShape, build_transformer
+from genmask.training.mask_config import SUPERVISIONS, MaskConfig
+from genmask.training.masks import MaskTask
+from genmask.training.new_transformer import TransformerShape, build_transformer
 
 
 class Eight:

@@ -23,7 +23,9 @@ from genmask.timesteps import PowerLaw
 from genmask.training.autoencoder import AutoencoderConfig
 from genmask.training.language import DescriberConfig, LanguageConfig
 from genmask.training.loop import LoopConfig
-from genmask.training.masks import MaskConfig, MaskTask, TransformerShape
+from genmask.training.mask_config import MaskConfig
+from genmask.training.masks import MaskTask
+from genmask.training.new_transformer import TransformerShape
 from genmask.training.pretraining import PretrainingConfig
 from genmask.training.sources import PhotographSource, SceneSource
 

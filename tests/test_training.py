@@ -34,7 +34,9 @@ from genmask.training.batches import StepBatches
 from genmask.training.cache import CacheWriter, EncodingCache
 from genmask.training.language import LanguageConfig, LanguageTask
 from genmask.training.loop import Evaluation, LoopConfig, NonFiniteError, TrainingTask, train
-from genmask.training.masks import SUPERVISIONS, MaskConfig, MaskTask, TransformerShape, build_transformer
+from genmask.training.mask_config import SUPERVISIONS, MaskConfig
+from genmask.training.masks import MaskTask
+from genmask.training.new_transformer import TransformerShape, build_transformer
 from genmask.training.parallel import Share
 from genmask.training.samples import Encoding, MicroBatch, Samples
 from genmask.training.whole_steps import WholeSteps, as_one

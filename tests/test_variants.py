@@ -22,7 +22,7 @@ from genmask.pipeline import GenMaskPipeline, Prediction
 from genmask.sampling import integrate, velocity_to
 from genmask.timesteps import PowerLaw
 from genmask.training.loop import train
-from genmask.training.masks import MaskConfig
+from genmask.training.mask_config import MaskConfig
 from genmask.training.network import MaskNetwork
 from genmask.training.parallel import Share
 from genmask.training.samples import Encoding

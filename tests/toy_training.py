@@ -11,7 +11,9 @@ from genmask.data.example import Dialogue, Example
 from genmask.timesteps import PowerLaw
 from genmask.training.cache import EncodingCache
 from genmask.training.loop import LoopConfig
-from genmask.training.masks import MaskConfig, MaskTask, TransformerShape, build_transformer
+from genmask.training.mask_config import MaskConfig
+from genmask.training.masks import MaskTask
+from genmask.training.new_transformer import TransformerShape, build_transformer
 from tests.toy import toy_processor, toy_vae, toy_vlm
 
 SIZES = ((32, 32), (32, 48))

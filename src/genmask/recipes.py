@@ -41,8 +41,10 @@ from genmask.training.language import (
     draw_dialogue,
 )
 from genmask.training.loop import LoopConfig, TrainingTask, train
-from genmask.training.masks import MaskConfig, MaskTask, TransformerShape, build_transformer
+from genmask.training.mask_config import MaskConfig
+from genmask.training.masks import MaskTask
 from genmask.training.model_card import write_model_card
+from genmask.training.new_transformer import TransformerShape, build_transformer
 from genmask.training.own_folder import folder_split
 from genmask.training.parallel import Share, is_main_process
 from genmask.training.pretraining import PretrainingConfig, PretrainingTask

@@ -33,7 +33,8 @@ from genmask.pipeline import GenMaskPipeline
 from genmask.segmentation import save_json
 from genmask.training.cache import EncodingCache, model_identity
 from genmask.training.loop import train
-from genmask.training.masks import MaskTask, build_transformer
+from genmask.training.masks import MaskTask
+from genmask.training.new_transformer import build_transformer
 from genmask.training.pretraining import PretrainingTask
 from genmask.training.provenance import provenance, write_provenance
 from genmask.training.sources import SceneSource

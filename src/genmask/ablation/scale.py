@@ -12,7 +12,8 @@ from genmask.data.composition import PLAIN, Layout
 from genmask.data.expressions import Kind
 from genmask.timesteps import PowerLaw
 from genmask.training.loop import LoopConfig
-from genmask.training.masks import MaskConfig, TransformerShape
+from genmask.training.mask_config import MaskConfig
+from genmask.training.new_transformer import TransformerShape
 from genmask.training.pretraining import PretrainingConfig
 
 TINY_SHAPE = TransformerShape(num_layers=6, num_attention_heads=4, attention_head_dim=48, ffn_dim=768)

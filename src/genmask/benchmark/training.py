@@ -19,7 +19,8 @@ from genmask.benchmark.machine import Machine
 from genmask.benchmark.work import WorkCounter
 from genmask.pipeline import GenMaskPipeline
 from genmask.training.cache import CacheWriter, EncodingCache
-from genmask.training.masks import MaskConfig, MaskTask
+from genmask.training.mask_config import MaskConfig
+from genmask.training.masks import MaskTask
 from genmask.training.optimizer import build_optimizers
 from genmask.training.parallel import Share
 from genmask.training.sources import SceneSource, Size

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +22,8 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from genmask.conditioning import Condition, InstructionEncoder, concatenate
 from genmask.data.example import Example
 from genmask.data.mixture import Interleaving
-from genmask.denoiser import GenMaskBlock, GenMaskTransformer
-from genmask.evaluation.metrics import count_pixels
+from genmask.denoiser import GenMaskTransformer
+from genmask.evaluation.metrics import Counts, IoUTotals, count_pixels
 from genmask.latents import COMPRESSION, LatentCodec, images_to_pixels, mask_to_pixels
 from genmask.mask_head import LinearMaskHead
 from genmask.objectives import (
@@ -36,12 +35,12 @@ from genmask.objectives import (
     mse_loss,
     velocity,
 )
-from genmask.pipeline import PREDICTIONS, GenMaskPipeline
+from genmask.pipeline import GenMaskPipeline
 from genmask.processor import GenMaskProcessor, segmentation_prompt
 from genmask.prompt_batch import PromptBatch
 from genmask.quantise import quantise
 from genmask.segmentation import Segmentation
-from genmask.timesteps import LogitNormal, PowerLaw, TimestepDensity
+from genmask.timesteps import TimestepDensity
 from genmask.training.adapters import add_lora, merge_lora
 from genmask.training.batches import StepBatches
 from genmask.training.cache import (
@@ -55,6 +54,7 @@ from genmask.training.cache import (
 from genmask.training.estimate import Pass, training_flop
 from genmask.training.grid import generation_grid, segmentation_grid
 from genmask.training.loop import Evaluation
+from genmask.training.mask_config import MaskConfig
 from genmask.training.network import MaskNetwork
 from genmask.training.offload import lent
 from genmask.training.parallel import Share, full_tensor, gather_lists, is_main_process, is_sharded
@@ -66,142 +66,6 @@ CACHE_BATCH = 32
 """Samples that are encoded together for a cache."""
 GRID_ROWS = 8
 """Held-out samples, and captions, that an evaluation shows."""
-PRECISIONS = ("float32", "bf16", "int8")
-SUPERVISIONS = ("mse", "bce-pixels", "bce-linear")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransformerShape:
-    """A transformer that starts from nothing."""
-
-    num_layers: int = 8
-    num_attention_heads: int = 4
-    attention_head_dim: int = 64
-    ffn_dim: int = 768
-    freq_dim: int = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskConfig:
-    """What a transformer is trained on, and how."""
-
-    shape: TransformerShape | None = None
-    """None: the shape, and the weights, of the model that the run starts from."""
-    resolution: int = 512
-    """Pictures have about this side, squared, in pixels."""
-    sizes: tuple[tuple[int, int], ...] = ((512, 512),)
-    """(height, width) of the pictures of a step, in turn; sides are multiples of 16."""
-    segmentation_sources: tuple[tuple[str, float], ...] = ()
-    """Shares of the samples by source; a source that is not given leaves its share to the others."""
-    generation_sources: tuple[tuple[str, float], ...] = ()
-    segmentation_batch: int = 512
-    """Masks per step, in all processes and micro-batches together."""
-    generation_batch: int = 512
-    """Pictures per step to be drawn from their captions; 0 for no generation data (Table 5)."""
-    segmentation_density: TimestepDensity = field(default_factory=PowerLaw)
-    generation_density: TimestepDensity = field(default_factory=LogitNormal)
-    supervision: str = "mse"
-    """"mse", "bce-pixels" or "bce-linear" (Table 4)."""
-    prediction: str = "velocity"
-    """What the transformer's output means: "velocity"; "x0", the target itself; or "mask": no diffusion, the picture is
-    the only frame, and its output goes through the linear mask head."""
-    noise: bool = True
-    """Whether masks start from noise; False: from zeros, in training and inference. Pictures always have noise."""
-    shortcut: bool = True
-    """Whether the picture's latents are a frame of the input (Table 6); without it the VLM alone sees the picture."""
-    picture_first: bool = True
-    """Whether they are the first frame, or the second."""
-    condition_dropout: float = 0.1
-    """Share of captions left empty, for guidance."""
-    recognition_weight: float = 0.0
-    """Weight of telling what each patch of the picture shows: for a transformer that has not been pretrained."""
-    recognition_block: int = 4
-    """The block from whose output it is told."""
-    epoch_steps: int = 0
-    """Steps after which the same samples come again, with other noise; 0 for samples without end."""
-    lora_rank: int = 0
-    """Train adapters of this rank in place of the weights; they are merged into the result."""
-    vlm_precision: str = "bf16"
-    """"float32", "bf16" or "int8": of the frozen VLM's weights."""
-    offload: bool = False
-    """Keep the VLM on the CPU but for the moment in which a step's prompts are encoded."""
-    gradient_checkpointing: bool = False
-    """Compute every block's forward twice, and keep only its input in memory."""
-    compile: bool = False
-    """Compile the transformer's blocks: a minute or two at the start, a quarter off each step."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.supervision not in SUPERVISIONS:
-            raise ValueError(
-                f"Got supervision {self.supervision!r}, expected one of {', '.join(SUPERVISIONS)}."
-            )
-        if self.vlm_precision not in PRECISIONS:
-            raise ValueError(
-                f"Got vlm_precision {self.vlm_precision!r}, expected one of {', '.join(PRECISIONS)}."
-            )
-        if not self.shortcut and (self.supervision == "bce-linear" or self.recognition_weight):
-            raise ValueError(
-                "Got no shortcut with a head that needs one: take supervision 'mse' or 'bce-pixels', and "
-                "recognition_weight 0."
-            )
-        if self.prediction not in PREDICTIONS:
-            raise ValueError(f"Got prediction {self.prediction!r}, expected one of {', '.join(PREDICTIONS)}.")
-        if not self.shortcut and not self.picture_first:
-            raise ValueError(
-                "Got picture_first=False without a shortcut, whose frame it places: leave it True."
-            )
-        if not self.noise and self.segmentation_density != PowerLaw(0.0):
-            raise ValueError(
-                f"Got noise=False with segmentation_density {self.segmentation_density}, where x_t = (1 - t) x0 shows "
-                "the answer: take PowerLaw(0.0), which is t = 1 always."
-            )
-        if self.prediction == "mask":
-            self._check_discriminative()
-
-    def _check_discriminative(self) -> None:
-        """Without diffusion there is one loss, one task and one frame."""
-        wanted = {
-            "supervision": "bce-linear", "generation_batch": 0, "shortcut": True, "picture_first": True, "noise": True,
-        }  # fmt: skip
-        for name, value in wanted.items():
-            if getattr(self, name) != value:
-                raise ValueError(
-                    f"Got prediction 'mask', without diffusion, with {name}={getattr(self, name)!r}: take {value!r}."
-                )
-
-    @property
-    def segmentation_frames(self) -> int:
-        """Frames that the transformer sees: the picture and the noised mask, or one of them."""
-        return 2 if self.shortcut and self.prediction != "mask" else 1
-
-
-def build_transformer(shape: TransformerShape, text_dim: int, seed: int = 0) -> GenMaskTransformer:
-    """Seeded random weights; gates and output start at zero (AdaLN-zero, as DiT), cross-attention at full size."""
-    torch.manual_seed(seed)
-    transformer = GenMaskTransformer(
-        num_attention_heads=shape.num_attention_heads,
-        attention_head_dim=shape.attention_head_dim,
-        text_dim=text_dim,
-        freq_dim=shape.freq_dim,
-        ffn_dim=shape.ffn_dim,
-        num_layers=shape.num_layers,
-        cross_attn_norm=True,
-    )
-    with torch.no_grad():
-        for module in transformer.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        # The text must enter at the size of everything else: cross-attention has no norm on its values, and a
-        # signal that starts small is learned late or never.
-        nn.init.xavier_uniform_(transformer.condition_embedder.text_embedder.linear_2.weight, gain=2.0)
-        nn.init.zeros_(transformer.condition_embedder.time_proj.weight)
-        nn.init.zeros_(transformer.proj_out.weight)
-        for block in transformer.blocks:
-            assert isinstance(block, GenMaskBlock)
-            nn.init.zeros_(block.scale_shift_table)
-    return transformer
 
 
 class Drawn(NamedTuple):
@@ -608,7 +472,7 @@ class MaskTask:
             assert isinstance(answers, list)
             if share.rank == 0 and answers:
                 pictures[name] = segmentation_grid(mine[:GRID_ROWS], answers[:GRID_ROWS])
-            scores.update(_scores(name, gather_lists(map(_verdict, mine, answers))))
+            scores.update(_scores(name, gather_lists(map(_counted, mine, answers))))
         if share.rank == 0 and self.config.generation_batch:
             pictures["generated"] = self._generated(pipeline)
         return Evaluation(scores=scores, pictures=pictures)
@@ -693,24 +557,22 @@ def _interleaving(
     return Interleaving({name: weight for name, weight in shares.items() if name in sources}, config.seed)
 
 
-def _verdict(example: Example, answer: Segmentation) -> tuple[int, int, bool, bool]:
-    """Intersection and union in pixels, whether there is a target, whether the answer is empty."""
+def _counted(example: Example, answer: Segmentation) -> Counts:
     assert example.mask is not None
-    counts = count_pixels(answer.mask, example.mask, example.ignore)
-    union = counts.prediction + counts.target - counts.intersection
-    return counts.intersection, union, bool(example.mask.any()), answer.is_empty
+    return count_pixels(answer.mask, example.mask, example.ignore)
 
 
-def _scores(name: str, verdicts: Sequence[tuple[int, int, bool, bool]]) -> dict[str, float]:
-    present = [(i, u) for i, u, is_there, _ in verdicts if is_there]
-    scores = {
-        f"{name}_oiou": sum(i for i, _ in present) / max(1, sum(u for _, u in present)),
-        f"{name}_miou": sum(i / u for i, u in present) / max(1, len(present)),
+def _scores(name: str, counts: Iterable[Counts]) -> dict[str, float]:
+    """Of counted samples; 0 where there are none of a sort."""
+    present, absent = IoUTotals(), IoUTotals()
+    for each in counts:
+        (present if each.target else absent).add_counts(each)
+    return {
+        f"{name}_oiou": present.overall_iou() if present.num_samples else 0.0,
+        f"{name}_miou": present.mean_iou() if present.num_samples else 0.0,
+        f"{name}_present_empty": present.empty_answers() / max(1, present.num_samples),
+        f"{name}_absent_empty": absent.empty_answers() / max(1, absent.num_samples),
     }
-    for key, wanted in (("present", True), ("absent", False)):
-        empty = [is_empty for _, _, is_there, is_empty in verdicts if is_there == wanted]
-        scores[f"{name}_{key}_empty"] = sum(empty) / max(1, len(empty))
-    return scores
 
 
 def _asked(example: Example) -> Drawn:

@@ -21,7 +21,7 @@ from genmask.latents import COMPRESSION, LatentCodec, images_to_pixels
 from genmask.objectives import WeightedSum
 from genmask.training.batches import StepBatches
 from genmask.training.loop import Evaluation
-from genmask.training.masks import TransformerShape
+from genmask.training.new_transformer import TransformerShape
 from genmask.training.parallel import Share
 from genmask.training.recognition import RecognitionHead, label_patches, recognition_loss
 from genmask.training.whole_steps import WholeSteps, as_one, require_one_part
