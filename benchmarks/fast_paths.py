@@ -25,9 +25,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from genmask.atomic import save_json
 from genmask.benchmark.machine import Machine
 from genmask.commands.inference import Flag
-from genmask.segmentation import save_json
 
 ROWS = {**TRAINING, **INFERENCE}
 HEAD = ("path", "against", "times as fast", "largest difference")

@@ -32,6 +32,7 @@ import torch
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from genmask.atomic import save_json, save_png
 from genmask.data.backgrounds import BACKGROUNDS
 from genmask.data.composition import AREAS, COLOURS, Item, Plan
 from genmask.data.dialogues import caption
@@ -39,7 +40,6 @@ from genmask.data.drawing import Scene, draw_plan
 from genmask.data.shapes import SHAPES, silhouette_area
 from genmask.latents import LatentCodec
 from genmask.pipeline import GenMaskPipeline
-from genmask.segmentation import save_json, save_png
 
 CATEGORIES = tuple(
     name for name, shape in SHAPES.items() if {paint for paint, _ in shape.parts} <= {"fill", "hole"}

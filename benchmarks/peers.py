@@ -29,13 +29,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from genmask.atomic import save_json
 from genmask.benchmark.machine import Machine
 from genmask.benchmark.models import Size, random_pipeline
 from genmask.commands.inference import Flag
 from genmask.data.example import Example
 from genmask.data.scenes import Scenes
 from genmask.pipeline import GenMaskPipeline
-from genmask.segmentation import save_json
 from genmask.stages import timed
 
 FLOOR = 3.0

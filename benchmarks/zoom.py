@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from genmask.atomic import save_json
 from genmask.data.example import Example
 from genmask.data.expressions import SHARES
 from genmask.data.photographs import Photographs
@@ -37,7 +38,7 @@ from genmask.images import resize_to_area
 from genmask.latents import pixels_to_soft_mask, resize_soft_masks
 from genmask.pipeline import GenMaskPipeline
 from genmask.sampling import seeded_noise
-from genmask.segmentation import Segmentation, save_json
+from genmask.segmentation import Segmentation
 from genmask.stages import timed
 from genmask.zoom import Zoom, blend
 

@@ -315,14 +315,14 @@ def test_a_write_that_fails_loses_no_earlier_sitting(tmp_path: Path, monkeypatch
     write_provenance(tmp_path, "first")
     before = (tmp_path / "provenance.jsonl").read_text()
 
-    def full(path: Path, text: str) -> None:
-        path.write_bytes(text[:10].encode())
+    def full(partial: Path, path: Path) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="disk full"):
         write_provenance(tmp_path, "second")
     assert (tmp_path / "provenance.jsonl").read_text() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["provenance.jsonl"]
 
 
 def card(folder: Path, **changes: Any) -> str:

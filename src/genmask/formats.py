@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from genmask.atomic import replace_file, save_json
 from genmask.coco_document import coco_document, merge_coco
 from genmask.instances import Instance
 from genmask.label_map import label_map
 from genmask.polygons import has_hole, pixel_polygon
-from genmask.segmentation import Segmentation, check_stem, file_stem, replace_file, save_json
+from genmask.segmentation import Segmentation, check_stem, file_stem
 
 __all__ = ["FORMATS", "merge_coco", "save"]
 
@@ -192,7 +193,7 @@ def _save_yolo(answers: _Answers) -> list[Path]:
             lines.append(" ".join([str(numbers[result.text]), *(f"{value:.6f}" for value in points.flat)]))
     path = folder / f"{answers.stem}.txt"
     replace_file(names, listing)
-    replace_file(path, "".join(line + "\n" for line in lines).encode())
+    replace_file(path, "".join(line + "\n" for line in lines))
     return [path, names]
 
 

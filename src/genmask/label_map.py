@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from genmask.atomic import save_png
 from genmask.legend import add_legend, draw_tags
-from genmask.segmentation import Segmentation, check_stem, draw_mask, save_png
+from genmask.segmentation import Segmentation, check_stem, draw_mask
 
 OKABE_ITO = (
     (230, 159, 0),

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import secrets
 from dataclasses import dataclass, replace
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from pycocotools import mask as coco_mask
 
+from genmask.atomic import save_json, save_png
 from genmask.instances import Box, Instance, clean, find_instances
 from genmask.thresholds import FAINT, expected_iou, mean_confidence
 
@@ -223,28 +219,6 @@ def draw_mask(
     around.paste((0, 0, 0), mask=Image.fromarray(rim))
     picture.paste(around, (left, top))
     return picture
-
-
-def save_json(document: Any, path: Path, indent: int | None = 2) -> None:
-    """Write UTF-8 JSON in one step."""
-    replace_file(path, (json.dumps(document, indent=indent, ensure_ascii=False) + "\n").encode())
-
-
-def save_png(image: Image.Image, path: Path, info: PngInfo | None = None) -> None:
-    """Write a picture without loss and in one step; `info` holds its text chunks."""
-    buffer = BytesIO()
-    image.save(buffer, format="PNG", pnginfo=info)
-    replace_file(path, buffer.getvalue())
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file in one step: beside it first, then renamed over it."""
-    partial = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _box_of(mask: np.ndarray) -> Box | None:

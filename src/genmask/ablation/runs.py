@@ -24,13 +24,13 @@ from genmask.ablation.rows import ROWS, Row, scored_with
 from genmask.ablation.samples import ShuffledScenes, read_held_out
 from genmask.ablation.scale import Scale
 from genmask.ablation.scores import answers, best_constant, exchanged, oracle_masks, score
+from genmask.atomic import save_json
 from genmask.conditioning import InstructionEncoder
 from genmask.denoiser import GenMaskTransformer
 from genmask.loading import load_model
 from genmask.mask_head import LinearMaskHead
 from genmask.model_folder import MODEL_INDEX, load_processor, resolve_model
 from genmask.pipeline import GenMaskPipeline
-from genmask.segmentation import save_json
 from genmask.training.cache import EncodingCache, model_identity
 from genmask.training.loop import train
 from genmask.training.masks import MaskTask

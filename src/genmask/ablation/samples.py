@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from genmask.ablation.scale import Scale
+from genmask.atomic import save_json
 from genmask.data.example import Example
 from genmask.data.mixture import Repeat
 from genmask.data.scenes import Scenes
-from genmask.segmentation import save_json
 from genmask.training.cache import CacheWriter
 from genmask.training.masks import MaskTask
 from genmask.training.sources import SceneSource

@@ -14,6 +14,7 @@ import numpy as np
 
 from genmask.analysis.decoders import decode_examples, decoders_of, target_of
 from genmask.analysis.figures import draw_reliability, drawing, save_figure
+from genmask.atomic import replace_file, save_json
 from genmask.data.example import Example
 from genmask.evaluation.calibration import (
     PixelHistogram,
@@ -27,7 +28,6 @@ from genmask.evaluation.calibration import (
 from genmask.evaluation.metrics import count_pixels
 from genmask.evaluation.report import markdown
 from genmask.pipeline import GenMaskPipeline
-from genmask.segmentation import replace_file, save_json
 from genmask.thresholds import FAINT, best_threshold, expected_area, expected_iou, mean_confidence
 
 DEFINITIONS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -248,7 +248,7 @@ def write_calibration(reports: Mapping[str, Any], folder: Path) -> list[Path]:
         files = save_figure(draw_reliability(reports), folder, "calibration")
     files += [folder / "calibration.json", folder / "calibration.md"]
     save_json(reports, files[-2])
-    replace_file(files[-1], "\n".join(map(markdown, calibration_tables(reports))).encode())
+    replace_file(files[-1], "\n".join(map(markdown, calibration_tables(reports))))
     return files
 
 

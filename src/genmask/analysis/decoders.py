@@ -21,6 +21,7 @@ from genmask.analysis.linear_decoder import fit_linear_head
 from genmask.analysis.predictions import predict
 from genmask.analysis.presence import fit_presence_head, score_presence
 from genmask.analysis.soft_scores import THRESHOLDS, SoftScores
+from genmask.atomic import save_json
 from genmask.data.example import Example
 from genmask.data.transforms import resize_to_area
 from genmask.latents import mask_to_pixels, pixels_to_soft_mask, resize_soft_masks
@@ -30,7 +31,6 @@ from genmask.model_folder import MODEL_INDEX
 from genmask.objectives import latent_weight
 from genmask.pipeline import GenMaskPipeline
 from genmask.presence_head import PresenceHead
-from genmask.segmentation import save_json
 from genmask.stages import timed
 
 Target = Literal["masks", "predictions"]

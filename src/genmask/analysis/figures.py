@@ -14,7 +14,8 @@ import numpy as np
 from genmask.analysis.components import Components
 from genmask.analysis.densities import BIN, Density
 from genmask.analysis.noise import LinearAccuracy, Survival
-from genmask.segmentation import Segmentation, replace_file
+from genmask.atomic import replace_file
+from genmask.segmentation import Segmentation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

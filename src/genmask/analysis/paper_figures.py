@@ -31,11 +31,11 @@ from genmask.analysis.noise import (
     measure_linear_accuracy,
     measure_survival,
 )
+from genmask.atomic import save_json
 from genmask.data.example import Example
 from genmask.evaluation.metrics import IoUTotals
 from genmask.latents import LatentCodec
 from genmask.pipeline import GenMaskPipeline
-from genmask.segmentation import save_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

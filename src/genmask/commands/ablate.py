@@ -116,8 +116,8 @@ class Ablate:
         from rich.console import Console
 
         from genmask.ablation.tables import document, read_results, tables, to_markdown
+        from genmask.atomic import replace_file, save_json
         from genmask.evaluation.report import table
-        from genmask.segmentation import replace_file, save_json
 
         results = read_results(self.output, scale, self.seeds)
         found = tables(results, self.seeds, self.rows)
@@ -127,7 +127,7 @@ class Ablate:
         if self.json is not None:
             save_json(document(results, self.seeds), self.json)
         if self.markdown is not None:
-            replace_file(self.markdown, to_markdown(found).encode())
+            replace_file(self.markdown, to_markdown(found))
 
     def print_rows(self, scale: Scale, rows: Sequence[Row]) -> None:
         from rich.console import Console

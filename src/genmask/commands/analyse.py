@@ -187,9 +187,9 @@ class Analyse(Inference):
 
         from genmask.analysis.decoders import compare_decoders, decoder_table, fit_decoder, save_with_decoder
         from genmask.analysis.presence import presence_table
+        from genmask.atomic import save_json
         from genmask.evaluation.report import table
         from genmask.model_folder import resolve_model
-        from genmask.segmentation import save_json
 
         assert self.fit_decoder is not None
         side, options = pipeline.config.resolution, {"batch_size": self.batch_size, "seed": self.seed}

@@ -231,6 +231,7 @@ class Evaluate(Inference):
                 share.result()
 
     def write(self, reports: list[dict[str, Any]], rows: list[list[list[str]]]) -> None:
+        from genmask.atomic import replace_file
         from genmask.evaluation.report import markdown
 
         text = {
@@ -238,9 +239,7 @@ class Evaluate(Inference):
             "scores.md": "\n".join(markdown(part) for part in rows),
         }
         for name, content in text.items():
-            partial = self.output / f"{name}.partial"
-            partial.write_text(content, encoding="utf-8")
-            partial.replace(self.output / name)
+            replace_file(self.output / name, content)
 
 
 def _count_share(command: Evaluate, rank: int) -> None:

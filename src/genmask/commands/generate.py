@@ -41,8 +41,8 @@ class Generate(Inference):
         if not self.texts:
             raise ValueError('Got no caption, expected one, as in genmask generate "a red star on grass"')
         prepare_output(self.output)
+        from genmask.atomic import save_png
         from genmask.sampling import make_scheduler
-        from genmask.segmentation import save_png
 
         records = []
         stems: set[str] = set()

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from genmask.atomic import save_png
 from genmask.data.example import Example
 from genmask.data.mixture import Sized
-from genmask.segmentation import save_png
 
 COLUMNS = 6
 TILE = 240

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from genmask.atomic import replace_file
 from genmask.data.example import Example
 from genmask.data.folder import read_mask
 from genmask.evaluation.metrics import Counts, count_pixels
@@ -196,9 +197,7 @@ def _check_settings(output: Path, settings: dict[str, Any]) -> None:
             )
         return
     output.mkdir(parents=True, exist_ok=True)
-    partial = output / f"settings.{np.random.default_rng().integers(2**63)}.partial"
-    partial.write_text(text)
-    partial.replace(path)
+    replace_file(path, text)
 
 
 def _lines(output: Path) -> Iterator[dict[str, Any]]:

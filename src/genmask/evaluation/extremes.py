@@ -9,8 +9,9 @@ from textwrap import wrap
 import numpy as np
 from PIL import Image, ImageDraw
 
+from genmask.atomic import save_png
 from genmask.evaluation.evaluate import Answer, Examples, Record
-from genmask.segmentation import Segmentation, save_png
+from genmask.segmentation import Segmentation
 
 SIDE, COLUMNS, LINES = 192, 3, 44
 """Of a picture on the sheet, in pixels; pairs side by side; the height of the words below."""

@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from genmask.atomic import replacing
 from genmask.formats import merge_coco
 from genmask.jobs.answers import Options, Record, Segmenter
 from genmask.jobs.pictures import JOB_FOLDER, Picture
@@ -264,11 +264,6 @@ def weights_fingerprint(folder: Path) -> str:
 
 def _write(path: Path, lines: Iterable[str]) -> None:
     """A file of lines, in one step."""
-    partial = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            for line in lines:
-                file.write(line + "\n")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as file:
+        for line in lines:
+            file.write(f"{line}\n".encode())

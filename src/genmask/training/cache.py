@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from genmask.atomic import save_json
 from genmask.data.captions import CaptionError
 from genmask.data.tar_index import TarIndex
 
@@ -298,9 +299,7 @@ def _index(folder: Path) -> TarIndex:
 
 def _write_header(folder: Path, identity: str, made_with: Mapping[str, str]) -> None:
     header = {"format": FORMAT, "identity": identity, "made_with": dict(made_with)}
-    partial = folder / f"{HEADER}.{uuid4().hex}.partial"
-    partial.write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / HEADER)
+    save_json(header, folder / HEADER)
 
 
 def _check_header(folder: Path, identity: str, wanted: Mapping[str, str]) -> None:

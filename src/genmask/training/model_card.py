@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from genmask.atomic import replace_file
 
 # The terms of the data are not ours to name: "unknown" until somebody has read them.
 CARD = """\
@@ -102,10 +103,7 @@ def write_model_card(
         config=config.strip(),
         and_of_the_start="" if started_from is None else f" and of `{started_from}`",
     )
-    path = folder / "README.md"
-    partial = path.with_suffix(".partial")
-    partial.write_text(card, encoding="utf-8")
-    os.replace(partial, path)
+    replace_file(folder / "README.md", card)
 
 
 def _table(scores: Mapping[str, float]) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import genmask
+from genmask.atomic import replace_file
 
 PACKAGE = Path(genmask.__file__).parent
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "numpy")
@@ -59,9 +60,7 @@ def write_provenance(folder: Path, config_text: str) -> dict[str, Any]:
     path = folder / "provenance.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     earlier = path.read_text().splitlines() if path.exists() else []
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(f"{line}\n" for line in (*earlier, json.dumps(record))))
-    os.replace(partial, path)
+    replace_file(path, "".join(f"{line}\n" for line in (*earlier, json.dumps(record))))
     return record
 
 

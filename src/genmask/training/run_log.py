@@ -20,7 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from genmask.segmentation import save_png
+from genmask.atomic import replace_file, save_png
 from genmask.training.estimate import matmul_ceiling
 
 if TYPE_CHECKING:
@@ -70,9 +70,7 @@ class RunLog:
             output.mkdir(parents=True, exist_ok=True)
             lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= start]
-            partial = self.path.with_suffix(".partial")
-            partial.write_text("".join(kept))
-            partial.replace(self.path)
+            replace_file(self.path, "".join(kept))
         if accelerator.log_with:
             plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in config.items()}
             accelerator.init_trackers("genmask", config=plain)

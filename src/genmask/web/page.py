@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from PIL import Image
 
+from genmask.atomic import save_png
 from genmask.images import FORMATS, ImageError, open_image
-from genmask.segmentation import Segmentation, save_png
+from genmask.segmentation import Segmentation
 from genmask.web.answers import Answers, cut, describe, draw_overlay, write_zip
 from genmask.web.drawn_examples import captions, draw_examples
 from genmask.web.folder import PageFolder
