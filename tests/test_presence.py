@@ -170,6 +170,14 @@ def test_the_head_is_saved_with_the_model(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "model_index.json").read_text())["presence_head"][1] == "PresenceHead"
 
 
+def test_the_head_is_exact_in_a_model_of_half_the_bits(tmp_path: Path) -> None:
+    pipe, features = with_heads(), 100 + torch.randn(4, toy_presence_head().config.features)
+    pipe.save_pretrained(tmp_path)
+    half = GenMaskPipeline.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    assert half.transformer.dtype == torch.bfloat16
+    assert half.presences(features) == pipe.presences(features)
+
+
 def test_the_head_of_another_model_is_refused() -> None:
     with pytest.raises(ValueError, match="Got a presence_head for 5 features of the transformer, which has"):
         toy_pipeline(presence_head=PresenceHead(5))

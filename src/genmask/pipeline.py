@@ -192,7 +192,7 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         Args:
             pretrained_model_name_or_path: an existing folder, else a bundled name ("tiny"), else a hub id.
             torch_dtype: of transformer and VLM; None keeps the stored one. Time and norms in the transformer
-                stay float32, and so does the VAE, which decodes in the transformer's.
+                stay float32, and so do the presence head and the VAE, which decodes in the transformer's.
             vlm_precision: "int8" keeps the linear layers of VLM and describer in eight bits, half the memory of
                 bfloat16; products are still computed in `torch_dtype`. Such a model cannot be saved.
             device: where to put it; None is the CPU.
@@ -214,7 +214,7 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             local_files_only=local_files_only,
         )
         index = read_model_index(folder, cls.__name__)
-        vae_dtype = None if torch_dtype is None else torch.float32
+        exact = None if torch_dtype is None else torch.float32
         describer = mask_head = presence_head = None
         if index.get("describer", [None])[0] is not None:
             describer = load_model(
@@ -223,10 +223,10 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         if index.get("mask_head", [None])[0] is not None:
             mask_head = load_model(LinearMaskHead, folder / "mask_head", dtype=torch_dtype)
         if index.get("presence_head", [None])[0] is not None:
-            presence_head = load_model(PresenceHead, folder / "presence_head", dtype=torch_dtype)
+            presence_head = load_model(PresenceHead, folder / "presence_head", dtype=exact)
         pipeline = cls(
             transformer=load_model(GenMaskTransformer, folder / "transformer", dtype=torch_dtype),
-            vae=load_model(AutoencoderKLWan, folder / "vae", dtype=vae_dtype),
+            vae=load_model(AutoencoderKLWan, folder / "vae", dtype=exact),
             vlm=load_model(Qwen2_5_VLForConditionalGeneration, folder / "vlm", dtype=torch_dtype),
             processor=load_processor(folder / "processor"),
             scheduler=load_scheduler(read_json(folder / "scheduler" / "scheduler_config.json")),
@@ -566,7 +566,7 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         """Of each sample the probability that its target is there; None for a model that has no head for it."""
         if self.presence_head is None:
             return [None] * len(features)
-        return self.presence_head(features).float().sigmoid().tolist()
+        return self.presence_head(features).sigmoid().tolist()
 
     def _velocity(self, frames: Frames, condition: Condition) -> Prediction:
         """v of the answer's frame; times in [0, 1000]."""

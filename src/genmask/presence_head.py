@@ -6,6 +6,7 @@ picture and sentence knows better; `genmask.analysis.presence` fits this head to
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
@@ -24,7 +25,8 @@ class PresenceHead(ModelMixin, ConfigMixin):
         self.linear = nn.Linear(features, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.linear(features.to(self.linear.weight.dtype)).squeeze(-1)
+        # In float32 whatever the rest runs in: large terms of either sign add up to a small sum.
+        return F.linear(features.float(), self.linear.weight.float(), self.linear.bias.float()).squeeze(-1)
 
 
 def frame_means(tokens: Tensor) -> Tensor:
