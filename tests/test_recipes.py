@@ -32,6 +32,7 @@ from genmask.training.sources import PhotographSource, SceneSource
 SHAPE = TransformerShape(num_layers=1, num_attention_heads=2, attention_head_dim=12, ffn_dim=48, freq_dim=32)
 SMALLER: dict[str, dict[str, Any]] = {
     "tiny-vae": {"base_dim": 4, "crop": 32, "batch_size": 4},
+    "tiny-vae-decoder": {"crop": 32, "batch_size": 4},
     "tiny-vlm": {
         "hidden_size": 32, "num_layers": 2, "num_heads": 2, "intermediate_size": 64,
         "vision_hidden_size": 16, "vision_depth": 2, "vision_num_heads": 2, "vision_intermediate_size": 32,
@@ -97,7 +98,7 @@ def test_the_sizes_suit_the_model() -> None:
 def test_an_unknown_name_lists_the_known(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError,
-        match="Got recipe 'tiny-vea', expected one of tiny-vae, tiny-vlm, tiny-describer, tiny-recognition, tiny",
+        match="Got recipe 'tiny-vea', expected one of tiny-vae, tiny-vlm, tiny-vae-decoder, tiny-describer, tiny",
     ):
         run("tiny-vea", tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -196,6 +197,8 @@ def test_the_three_recipes_make_a_model_that_segments(with_photographs: bool, tm
     assert pictures == {"scenes.png", "generated.png"} | ({"photos.png"} if with_photographs else set())
     card = (output / "model" / "README.md").read_text()
     assert f"{scores['scenes_oiou']:.3f}" in card
+    finished = Parts(data=photos, start=output / "model")
+    assert run("tiny-vae-decoder", tmp_path / "decoder", finished, recipe=toy("tiny-vae-decoder"))
     pipeline = GenMaskPipeline.from_pretrained(output / "model")
     example = Scenes("val", size=64)[0]
     assert pipeline.segment(example.image, example.text).mask.shape == (64, 64)

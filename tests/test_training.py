@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from genmask.conditioning import Condition
 from genmask.data.example import Example
-from genmask.latents import LatentCodec
+from genmask.latents import LatentCodec, images_to_pixels
 from genmask.loading import load_model
 from genmask.model_folder import load_processor
 from genmask.objectives import WeightedSum
@@ -40,7 +40,7 @@ from genmask.training.new_transformer import TransformerShape, build_transformer
 from genmask.training.parallel import Share
 from genmask.training.samples import Encoding, MicroBatch, Samples
 from genmask.training.whole_steps import WholeSteps, as_one
-from tests.toy import toy_processor, toy_vlm
+from tests.toy import toy_processor, toy_vae, toy_vlm
 from tests.toy_training import LOOP, Rectangles, mask_task
 
 
@@ -62,6 +62,11 @@ def autoencoder_task() -> AutoencoderTask:
     return AutoencoderTask(config, [Rectangles()], {"held out": [Rectangles()[1000]]})
 
 
+def decoder_task(vae: AutoencoderKLWan | None = None) -> AutoencoderTask:
+    config = AutoencoderConfig(crop=32, batch_size=4, decoder_only=True, colour_weight=1.0)
+    return AutoencoderTask(config, [Rectangles()], {"held out": [Rectangles()[1000]]}, vae or toy_vae())
+
+
 def language_task() -> LanguageTask:
     config = LanguageConfig(
         hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64,
@@ -72,6 +77,7 @@ def language_task() -> LanguageTask:
 
 TASKS: dict[str, Callable[[], TrainingTask]] = {
     "autoencoder": autoencoder_task,
+    "decoder": decoder_task,
     "language": language_task,
     "masks": mask_task,
 }
@@ -117,6 +123,25 @@ def test_an_interrupted_run_equals_an_uninterrupted_one_to_the_bit(name: str, tm
     weights = saved(tmp_path / "whole" / "checkpoints" / "step-000000005")
     assert {value.dtype for value in weights.values()} == {torch.float32}  # though it computes in bfloat16
     assert [line["step"] for line in log(tmp_path / "whole")] == [3, 4, 5, 5]
+
+
+def test_a_decoder_learns_colours_and_leaves_the_latents_as_they_are(tmp_path: Path) -> None:
+    start = autoencoder_task()
+    assert train(start, LOOP, tmp_path / "start")
+    vae = load_model(AutoencoderKLWan, tmp_path / "start/model", dtype=torch.float32)
+    before, pictures = vae.state_dict(), images_to_pixels(torch.from_numpy(Rectangles()[7].image[None]))
+    with torch.no_grad():
+        latents = LatentCodec(vae).encode(pictures)
+    task = decoder_task(load_model(AutoencoderKLWan, tmp_path / "start/model", dtype=torch.float32))
+    assert train(task, replace(LOOP, steps=12, learning_rate=1e-2), tmp_path / "decoder")
+    after = load_model(AutoencoderKLWan, tmp_path / "decoder/model", dtype=torch.float32)
+    for name, x in after.state_dict().items():
+        is_encoders = name.startswith(("encoder.", "quant_conv."))
+        assert torch.equal(x, before[name]) or not is_encoders, name
+    with torch.no_grad():
+        assert torch.equal(LatentCodec(after).encode(pictures), latents)
+    scores = [log(tmp_path / name)[-1]["held out_colour_l1"] for name in ("start", "decoder")]
+    assert scores[1] < scores[0]
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint_to_the_same_end(tmp_path: Path) -> None:

@@ -106,6 +106,27 @@ def tiny_vae() -> Recipe:
     )
 
 
+def tiny_vae_decoder() -> Recipe:
+    """The bundled model's VAE: its decoder alone, after all else is trained."""
+    return Recipe(
+        summary="the decoder of a model's VAE, trained further for truer colours; its latents stay as they are",
+        expected="mask round trip at oIoU 0.97 or better; 15 minutes on 2 cores",
+        model=AutoencoderConfig(decoder_only=True, colour_weight=2.0),
+        loop=LoopConfig(
+            steps=1500,
+            learning_rate=1e-3,
+            final_learning_rate=3e-5,
+            warmup_steps=50,
+            weight_decay=0.0,
+            ema_decay=0.99,
+            checkpoint_every=250,
+            evaluate_every=500,
+        ),
+        start="tiny",
+        validation_samples=80,
+    )
+
+
 def tiny_vlm() -> Recipe:
     """The bundled model's vision-language model."""
     return Recipe(
@@ -331,6 +352,7 @@ def low_memory() -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "tiny-vae": tiny_vae,
     "tiny-vlm": tiny_vlm,
+    "tiny-vae-decoder": tiny_vae_decoder,
     "tiny-describer": tiny_describer,
     "tiny-recognition": tiny_recognition,
     "tiny": tiny,
@@ -587,7 +609,10 @@ def _completed(recipe: Recipe, parts: Parts) -> Parts:
     config = recipe.model
     if parts.start is None and parts.vae is None and parts.vlm is None:
         parts = replace(parts, start=recipe.start)
-    if parts.start is not None and isinstance(config, AutoencoderConfig | LanguageConfig):
+    from_nothing = isinstance(config, LanguageConfig) or (
+        isinstance(config, AutoencoderConfig) and not config.decoder_only
+    )
+    if parts.start is not None and from_nothing:
         raise ValueError(f"Got --start {parts.start}, expected none: this recipe trains a part from scratch.")
     if isinstance(config, MaskConfig) and config.shape is None and parts.start is None:
         raise ValueError(
@@ -617,17 +642,20 @@ def _build(recipe: Recipe, parts: Parts) -> TrainingTask:
         return _describer_task(config, parts, recipe.validation_samples)
     validation = _held_out(("scenes/val", "photos/val"), parts.data, recipe.validation_samples)
     if isinstance(config, AutoencoderConfig):
-        return _autoencoder_task(config, parts.data, validation)
+        return _autoencoder_task(config, parts, validation)
     return _language_task(config, parts.data, recipe.validation_samples)
 
 
 def _autoencoder_task(
-    config: AutoencoderConfig, photos: Path | None, validation: dict[str, Sequence[Example]]
+    config: AutoencoderConfig, parts: Parts, validation: dict[str, Sequence[Example]]
 ) -> AutoencoderTask:
     sources: list[Scenes | Photographs] = [Scenes("train", size=RESOLUTION, seed=config.seed)]
-    if photos is not None:
-        sources.append(Photographs(photos, "train", area=RESOLUTION**2, seed=config.seed))
-    return AutoencoderTask(config, sources, validation)
+    if parts.data is not None:
+        sources.append(Photographs(parts.data, "train", area=RESOLUTION**2, seed=config.seed))
+    vae = None
+    if parts.start is not None:
+        vae = load_model(AutoencoderKLWan, resolve_model(parts.start) / "vae", dtype=torch.float32)
+    return AutoencoderTask(config, sources, validation, vae)
 
 
 def _language_task(config: LanguageConfig, photos: Path | None, count: int) -> LanguageTask:

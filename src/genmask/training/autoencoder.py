@@ -1,4 +1,4 @@
-"""Training a small Wan VAE from scratch: pictures and black-and-white masks, one frame, through its 2-D view."""
+"""Training a small Wan VAE, or its decoder alone: pictures and black-and-white masks, through its 2-D view."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch.utils.data import Dataset
 from genmask.data.example import Example
 from genmask.data.transforms import resize
 from genmask.evaluation.metrics import IoUTotals
-from genmask.latents import LatentCodec, mask_to_pixels, pixels_to_soft_mask
+from genmask.latents import COMPRESSION, LatentCodec, mask_to_pixels, pixels_to_soft_mask
 from genmask.objectives import WeightedSum
 from genmask.training.batches import StepBatches
 from genmask.training.loop import Evaluation
@@ -41,6 +42,10 @@ class AutoencoderConfig:
     """Crops per step; half are pictures, half masks."""
     kl_weight: float = 3e-4
     """Weight of the mean divergence per latent element, nats: it decides how much noise the decoder learns to bear."""
+    decoder_only: bool = False
+    """Train the decoder of a finished VAE further; its latents, and all that was trained on them, stay as they are."""
+    colour_weight: float = 0.0
+    """Weight of the error in the mean colours of pictures: without it textures outweigh the colour of things."""
     seed: int = 0
 
 
@@ -57,17 +62,31 @@ def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKLWan:
 
 
 class AutoencoderTask(WholeSteps):
-    """L1 reconstruction of pictures and masks, and a weak KL term."""
+    """L1 reconstruction of pictures and masks, and a weak KL term.
 
-    names_of_losses = ("pictures", "masks", "kl")
+    Args:
+        config: what is trained, and how.
+        sources: of pictures with masks, by any index from 0 on.
+        validation: held-out ones by name.
+        vae: to go on from; None for a new one.
+    """
+
+    names_of_losses = ("pictures", "masks", "colours", "kl")
 
     def __init__(
-        self, config: AutoencoderConfig, sources: Sequence[Any], validation: dict[str, Sequence[Example]]
+        self,
+        config: AutoencoderConfig,
+        sources: Sequence[Any],
+        validation: dict[str, Sequence[Example]],
+        vae: AutoencoderKLWan | None = None,
     ) -> None:
         self.config = config
         self.sources = sources
         self.validation = validation
-        self.vae = build_autoencoder(config)
+        self.vae = build_autoencoder(config) if vae is None else vae.requires_grad_(True)
+        if config.decoder_only:
+            for part in (self.vae.encoder, self.vae.quant_conv):
+                part.requires_grad_(False)
         self.codec = LatentCodec(self.vae)
         self.network = self.vae
         self.frozen = nn.ModuleDict()
@@ -106,17 +125,21 @@ class AutoencoderTask(WholeSteps):
         error = (pixels - batch).abs()
         half = len(batch) // 2
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+        colours = _colour_error(pixels[:half], batch[:half])
         return {
             "pictures": as_one(error[:half].mean()),
             "masks": as_one(error[half:].mean()),
+            "colours": as_one(self.config.colour_weight * colours),
             "kl": as_one(self.config.kl_weight * divergence.mean()),
         }
 
     def evaluate(self, share: Share) -> Evaluation:
-        """The gate: overall IoU of mask -> latents -> mask, and the mean absolute error of pictures, per source."""
+        """The gate: overall IoU of mask -> latents -> mask, per source; and the mean absolute errors of pictures and of
+        their colours.
+        """
         scores = {}
         for name, examples in self.validation.items():
-            totals, errors = IoUTotals(), []
+            totals, errors, colours = IoUTotals(), [], []
             for example in examples:
                 assert example.mask is not None
                 height, width = (side // 8 * 8 for side in example.image.shape[:2])
@@ -126,21 +149,31 @@ class AutoencoderTask(WholeSteps):
                 decoded = self.codec.decode(self.codec.encode(pixels.to(self.vae.device))).cpu()
                 totals.add((pixels_to_soft_mask(decoded[0]) > 0.5).numpy(), mask.numpy())
                 errors.append(float((decoded[1] - image).abs().mean()))
+                colours.append(float(_colour_error(decoded[1:], image[None])))
             scores[f"{name}_mask_oiou"] = totals.overall_iou()
             scores[f"{name}_mask_miou"] = totals.mean_iou()
             scores[f"{name}_picture_l1"] = sum(errors) / len(errors)
+            scores[f"{name}_colour_l1"] = sum(colours) / len(colours)
         return Evaluation(scores=scores)
 
     def save(self, folder: Path) -> None:
-        """bfloat16 safetensors in the diffusers layout, with the latent statistics of pictures and masks."""
+        """bfloat16 safetensors in the diffusers layout, with the latent statistics of pictures and masks; those of a
+        decoder's encoder stay as they are.
+        """
         # Rounded first: the statistics are those of the weights that are stored.
         self.vae.to(torch.bfloat16).to(torch.float32)
-        with torch.no_grad():
-            batches = (self._crops(step).to(self.vae.device) for step in range(STATISTICS_BATCHES))
-            latents = torch.cat([self.codec.encode_moments(batch)[0] for batch in batches])
-        mean, std = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
-        self.vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+        if not self.config.decoder_only:
+            with torch.no_grad():
+                batches = (self._crops(step).to(self.vae.device) for step in range(STATISTICS_BATCHES))
+                latents = torch.cat([self.codec.encode_moments(batch)[0] for batch in batches])
+            mean, std = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
+            self.vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
         self.vae.to(torch.bfloat16).save_pretrained(folder)
+
+
+def _colour_error(pixels: Tensor, truth: Tensor) -> Tensor:
+    """The mean absolute difference of the mean colours of squares of 8 x 8 pixels, those of a latent cell."""
+    return F.avg_pool2d((pixels - truth).float(), COMPRESSION).abs().mean()
 
 
 def _window(example: Example, crop: int, rng: np.random.Generator) -> tuple[slice, slice]:
