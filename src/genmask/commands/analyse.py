@@ -56,8 +56,8 @@ class Analyse(Inference):
     """Masks, and pictures, in Figures 2, 3 and 4."""
     fit_decoder: Literal["masks", "predictions"] | None = None
     """Fit a linear map from latents to masks: on the latents of right masks, or on what the model predicts."""
-    kernel: Literal[1, 3] = 3
-    """Of that map: pixels are made of their own latent cell, or of 3 x 3 cells around it."""
+    kernel: Literal[1, 3, 5] = 3
+    """Of that map: pixels are made of their own latent cell, or of 3 x 3 or 5 x 5 cells around it."""
     fit_samples: int = 3000
     """Training samples it is fitted on; half of them drawn scenes, where there are --data."""
     calibration: Flag = False
