@@ -37,8 +37,8 @@ Target = Literal["masks", "predictions"]
 Decoder = Callable[[Tensor], Tensor]
 """x0_hat (B, C, h, w) -> soft masks (B, 8h, 8w) in [0, 1]."""
 SCENES_WEIGHT = 0.35
-"""Of a drawn scene in a map fitted on predictions. There nearly every pixel is sure, and a map fitted on as many of them
-as of photographs takes doubt for absence: it costs the rare classes of photographs, and gains the scenes nothing."""
+"""Of a drawn scene in a map fitted on predictions. There nearly every pixel is sure, and a map fitted on as many of
+them as of photographs takes doubt for absence: it costs the rare classes there, and gains the scenes nothing."""
 AT_ONCE = 128
 """Examples that are held in memory together."""
 
