@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from genmask import GenMaskPipeline, Segmentation
+from genmask.atomic import save_png
 from genmask.evaluation.metrics import IoUTotals
 from genmask.images import open_image
-from genmask.segmentation import save_png
 
 TILE = 256
 """Side of a picture in the montage, in pixels."""
