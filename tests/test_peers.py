@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from genmask.pipeline import GenMaskPipeline
+from genmask.pipeline import GenMaskPipeline, Prediction
 from tests.conftest import random_picture, toy_pipeline
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -78,7 +78,8 @@ def test_ours_at_another_size_and_in_several_steps(
         GenMaskPipeline,
         "_velocity",
         lambda self, frames, condition: (
-            passes.append(frames.latents.shape) or torch.zeros_like(frames.latents[:, :, frames.answer])
+            passes.append(frames.latents.shape)
+            or Prediction(torch.zeros_like(frames.latents[:, :, frames.answer]), torch.zeros(1, 8))
         ),
     )
     square = IMAGE[:, :60]
