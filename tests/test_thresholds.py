@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from genmask.thresholds import FAINT, LEVELS, best_threshold, expected_area, expected_iou
+from genmask.evaluation.calibration import expected_area
+from genmask.thresholds import FAINT, LEVELS, best_threshold, expected_iou
 
 SOFT = arrays(
     np.float32, (6, 7), elements=st.integers(0, LEVELS - 1).map(lambda level: np.float32(level / LEVELS))
@@ -16,7 +17,7 @@ SOFT = arrays(
 @settings(max_examples=60, deadline=None)
 @given(soft=SOFT)
 def test_no_other_threshold_promises_more(soft):
-    best = expected_iou(soft, soft > best_threshold(soft, is_present=True))
+    best = expected_iou(soft, soft > best_threshold(soft, presence=1.0))
     for level in np.unique(soft[soft > FAINT]):
         assert best >= expected_iou(soft, soft >= level) - 1e-6
 
@@ -30,21 +31,21 @@ def test_the_promise_is_kept_on_average():
     def iou(mask: np.ndarray) -> float:
         return float(np.mean((targets & mask).sum((1, 2)) / (targets | mask).sum((1, 2))))
 
-    threshold = best_threshold(rows, is_present=True)
+    threshold = best_threshold(rows, presence=1.0)
     assert 0.1 < threshold < 0.5
     assert iou(rows > threshold) > iou(rows > 0.5) + 0.02
 
 
 @given(soft=SOFT)
 def test_what_is_absent_has_an_empty_mask_and_what_is_there_has_none(soft):
-    assert not (soft > best_threshold(soft, is_present=False)).any()
-    assert (soft > best_threshold(soft, is_present=True)).any() == (soft > FAINT).any()
+    assert not (soft > best_threshold(soft, presence=0.0)).any()
+    assert (soft > best_threshold(soft, presence=1.0)).any() == (soft > FAINT).any()
 
 
 def test_a_haze_is_no_mask_however_much_of_it_there_is():
     soft = np.full((40, 40), FAINT * 0.9, np.float32)
     soft[:2, :2] = 3 * FAINT
-    assert np.array_equal(soft > best_threshold(soft, is_present=True), soft > FAINT)
+    assert np.array_equal(soft > best_threshold(soft, presence=1.0), soft > FAINT)
 
 
 def test_the_expected_area_leaves_out_what_is_faint():
@@ -56,7 +57,7 @@ def test_the_expected_area_leaves_out_what_is_faint():
 @pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
 def test_a_plane_of_one_value(value):
     soft = np.full((5, 5), value, np.float32)
-    threshold = best_threshold(soft, is_present=True)
+    threshold = best_threshold(soft, presence=1.0)
     assert 0 <= threshold < 1
     assert (soft > threshold).all() == (value > 0)
 
@@ -70,4 +71,4 @@ def test_a_certain_mask_is_returned_as_it_is():
     soft = np.zeros((8, 8), np.float32)
     soft[2:5, 3:6] = 1
     assert np.array_equal(soft > best_threshold(soft), soft == 1)
-    assert np.array_equal(soft > best_threshold(soft, is_present=False), soft == 1)  # beyond doubt
+    assert np.array_equal(soft > best_threshold(soft, presence=0.0), soft == 1)  # beyond doubt

@@ -426,9 +426,7 @@ class GenMaskPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         wanted = threshold
 
         def cut(soft_mask: np.ndarray, presence: float | None) -> float:
-            if wanted != "auto":
-                return wanted
-            return best_threshold(soft_mask, None if presence is None else presence >= 0.5)
+            return best_threshold(soft_mask, presence) if wanted == "auto" else wanted
 
         def find(pictures: list[Image.Image], targets: list[str]) -> Found:
             for indices, latents, condition in self.batches(pictures, targets, batch_size):

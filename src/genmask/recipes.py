@@ -15,7 +15,6 @@ import torch
 from diffusers import AutoencoderKLWan
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from genmask.conditioning import InstructionEncoder
 from genmask.data.example import Dialogue, Example
 from genmask.data.photographs import Photographs
 from genmask.data.questions import PhotographQuestions, SceneQuestions
@@ -47,7 +46,7 @@ from genmask.training.model_card import write_model_card
 from genmask.training.new_transformer import TransformerShape, build_transformer
 from genmask.training.own_folder import folder_split
 from genmask.training.parallel import Share, is_main_process
-from genmask.training.pretraining import PretrainingConfig, PretrainingTask
+from genmask.training.pretraining import PretrainingConfig, build_pretraining_task
 from genmask.training.provenance import write_provenance
 from genmask.training.scaling import DGX_H100, predict
 from genmask.training.sources import SceneSource
@@ -637,7 +636,8 @@ def _build(recipe: Recipe, parts: Parts) -> TrainingTask:
     if isinstance(config, MaskConfig):
         return _mask_task(recipe, config, parts)
     if isinstance(config, PretrainingConfig):
-        return _pretraining_task(config, parts)
+        sources = _sources(config, config.sources, "recognition", parts.data)
+        return build_pretraining_task(config, sources, *_folders(parts))
     if isinstance(config, DescriberConfig):
         return _describer_task(config, parts, recipe.validation_samples)
     validation = _held_out(("scenes/val", "photos/val"), parts.data, recipe.validation_samples)
@@ -701,18 +701,6 @@ def _folders(parts: Parts) -> tuple[Path, Path, Path]:
     assert parts.vae is not None
     assert parts.vlm is not None
     return parts.vae, parts.vlm, parts.vlm
-
-
-def _pretraining_task(config: PretrainingConfig, parts: Parts) -> PretrainingTask:
-    vae, vlm, processor = _folders(parts)
-    language = load_model(Qwen2_5_VLForConditionalGeneration, vlm, dtype=torch.float32)
-    return PretrainingTask(
-        config,
-        build_transformer(config.shape, language.config.get_text_config().hidden_size, config.seed),
-        _sources(config, config.sources, "recognition", parts.data),
-        load_model(AutoencoderKLWan, vae, dtype=torch.float32),
-        InstructionEncoder(language, load_processor(processor)).encode_captions([""]),
-    )
 
 
 def _mask_task(recipe: Recipe, config: MaskConfig, parts: Parts) -> MaskTask:

@@ -16,15 +16,6 @@ FAINT = 0.02
 """Probabilities below are what soft masks of nothing are full of: they do not count as area, nor are they ever mask."""
 
 
-def expected_area(soft_mask: np.ndarray) -> float:
-    """The share of the picture that the target may be expected to fill.
-
-    Args:
-        soft_mask: (H, W) in [0, 1], the probability of each pixel.
-    """
-    return float(soft_mask[soft_mask > FAINT].sum(dtype=np.float64)) / soft_mask.size
-
-
 def mean_confidence(soft_mask: np.ndarray, mask: np.ndarray) -> float:
     """The mean of the soft mask over the mask; of an empty one 1 minus the maximum.
 
@@ -52,22 +43,22 @@ def expected_iou(soft_mask: np.ndarray, mask: np.ndarray, faint: float = 0.0) ->
     return inside / (np.count_nonzero(mask) + beside)
 
 
-def best_threshold(soft_mask: np.ndarray, is_present: bool | None = None) -> float:
+def best_threshold(soft_mask: np.ndarray, presence: float | None = None) -> float:
     """The threshold c for which the mask `soft_mask > c` has the greatest expected IoU with the target.
 
     See `expected_iou`; the haze counts here as what may be missed, but no threshold lies below `FAINT`.
 
     Args:
         soft_mask: (H, W) in [0, 1], the probability of each pixel.
-        is_present: whether the target is there; None: if any pixel is above 0.5. The threshold of an absent one is the
-            greatest probability, above which there is nothing.
+        presence: the probability that the target is there; below 0.5 it is taken for absent. None: where no pixel is
+            above 0.5. The threshold of an absent one is the greatest probability, above which there is nothing.
 
     Returns:
         In [0, 1).
     """
     peak = float(soft_mask.max())
-    is_present = peak > 0.5 if is_present is None else is_present
-    if not is_present and peak < 1:
+    is_absent = peak <= 0.5 if presence is None else presence < 0.5
+    if is_absent and peak < 1:
         return peak
     levels = np.minimum((soft_mask * LEVELS).astype(np.int64), LEVELS - 1).ravel()
     area = np.bincount(levels, minlength=LEVELS)[::-1].cumsum()

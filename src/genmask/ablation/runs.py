@@ -25,7 +25,6 @@ from genmask.ablation.samples import ShuffledScenes, read_held_out
 from genmask.ablation.scale import Scale
 from genmask.ablation.scores import answers, best_constant, exchanged, oracle_masks, score
 from genmask.atomic import save_json
-from genmask.conditioning import InstructionEncoder
 from genmask.denoiser import GenMaskTransformer
 from genmask.loading import load_model
 from genmask.mask_head import LinearMaskHead
@@ -35,7 +34,7 @@ from genmask.training.cache import EncodingCache, model_identity
 from genmask.training.loop import train
 from genmask.training.masks import MaskTask
 from genmask.training.new_transformer import build_transformer
-from genmask.training.pretraining import PretrainingTask
+from genmask.training.pretraining import build_pretraining_task
 from genmask.training.provenance import provenance, write_provenance
 from genmask.training.sources import SceneSource
 
@@ -92,19 +91,14 @@ def pretrain(scale: Scale, output: Path, max_seconds: float | None = None) -> bo
         False if it stopped early, after `max_seconds`.
     """
     folder, config = output / START, scale.pretraining()
-    if not scale.pretraining_steps or (folder / "model").exists():
+    is_done = (folder / "model").exists() and not (folder / "checkpoints").exists()  # which go last
+    if is_done or not scale.pretraining_steps:
         return True
     folder.mkdir(parents=True, exist_ok=True)
     save_json(scale.numbers(), folder / SETTINGS)
-    model = resolve_model(scale.model)
-    vlm = load_model(Qwen2_5_VLForConditionalGeneration, model / "vlm", dtype=torch.float32)
-    task = PretrainingTask(
-        config,
-        build_transformer(config.shape, vlm.config.get_text_config().hidden_size, config.seed),
-        {"scenes": SceneSource(config.sizes, layout=scale.layout)},
-        load_model(AutoencoderKLWan, model / "vae", dtype=torch.float32),
-        InstructionEncoder(vlm, load_processor(model / "processor")).encode_captions([""]),
-    )
+    model, source = resolve_model(scale.model), {"scenes": SceneSource(config.sizes, layout=scale.layout)}
+    parts = (model / "vae", model / "vlm", model / "processor")
+    task = build_pretraining_task(config, source, *parts)
     write_provenance(folder, pformat(config))
     if not train(task, scale.loop(scale.pretraining_steps), folder, max_seconds):
         return False

@@ -19,6 +19,7 @@ from genmask.data.example import Example
 from genmask.evaluation.calibration import (
     PixelHistogram,
     auroc,
+    expected_area,
     largest_expected_iou,
     pearson,
     spearman,
@@ -28,7 +29,7 @@ from genmask.evaluation.calibration import (
 from genmask.evaluation.metrics import count_pixels
 from genmask.evaluation.report import markdown
 from genmask.pipeline import GenMaskPipeline
-from genmask.thresholds import FAINT, best_threshold, expected_area, expected_iou, mean_confidence
+from genmask.thresholds import FAINT, best_threshold, expected_iou, mean_confidence
 
 DEFINITIONS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "mean over the mask": mean_confidence,
@@ -67,10 +68,7 @@ class _Measured:
         """One sample; `presence`: the probability that its target is there, if the model has a head that tells it."""
         target = target_of(example)
         self.pixels.add(soft, target, example.ignore)
-        masks = {
-            "0.5": soft > 0.5,
-            "auto": soft > best_threshold(soft, None if presence is None else presence >= 0.5),
-        }
+        masks = {"0.5": soft > 0.5, "auto": soft > best_threshold(soft, presence)}
         for threshold, mask in masks.items():
             counts = count_pixels(mask, target, example.ignore)
             union = counts.prediction + counts.target - counts.intersection

@@ -12,6 +12,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 from scipy.stats import rankdata
 
+from genmask.thresholds import FAINT
+
 LOGIT_LIMIT = 8.0
 """Soft values are clipped to where their logits lie within plus and minus this: [0.00034, 0.99966]."""
 FINE_BINS = 256
@@ -139,6 +141,15 @@ def stability_score(soft: np.ndarray, mask: np.ndarray) -> float:
         return 1 - float(soft.max())
     inner, outer = (np.count_nonzero(soft > level) for level in expit([1.0, -1.0]))
     return inner / outer if outer else 0.0
+
+
+def expected_area(soft_mask: np.ndarray) -> float:
+    """The share of the picture that the target may be expected to fill.
+
+    Args:
+        soft_mask: (H, W) in [0, 1], the probability of each pixel.
+    """
+    return float(soft_mask[soft_mask > FAINT].sum(dtype=np.float64)) / soft_mask.size
 
 
 def largest_expected_iou(soft: np.ndarray) -> float:

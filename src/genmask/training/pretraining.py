@@ -12,16 +12,19 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from transformers import Qwen2_5_VLForConditionalGeneration
 
-from genmask.conditioning import Condition
+from genmask.conditioning import Condition, InstructionEncoder
 from genmask.data.example import Example
 from genmask.data.mixture import Interleaving
 from genmask.denoiser import GenMaskTransformer
 from genmask.latents import COMPRESSION, LatentCodec, images_to_pixels
+from genmask.loading import load_model
+from genmask.model_folder import load_processor
 from genmask.objectives import WeightedSum
 from genmask.training.batches import StepBatches
 from genmask.training.loop import Evaluation
-from genmask.training.new_transformer import TransformerShape
+from genmask.training.new_transformer import TransformerShape, build_transformer
 from genmask.training.parallel import Share
 from genmask.training.recognition import RecognitionHead, label_patches, recognition_loss
 from genmask.training.whole_steps import WholeSteps, as_one, require_one_part
@@ -148,3 +151,17 @@ class PretrainingTask(WholeSteps):
     def save(self, folder: Path) -> None:
         """The transformer alone, in float32: it is to be trained further."""
         self.transformer.save_pretrained(folder)
+
+
+def build_pretraining_task(
+    config: PretrainingConfig, sources: Mapping[str, RecognitionSource], vae: Path, vlm: Path, processor: Path
+) -> PretrainingTask:
+    """A new transformer, to be taught on the VAE and the VLM in these folders."""
+    language = load_model(Qwen2_5_VLForConditionalGeneration, vlm, dtype=torch.float32)
+    return PretrainingTask(
+        config,
+        build_transformer(config.shape, language.config.get_text_config().hidden_size, config.seed),
+        sources,
+        load_model(AutoencoderKLWan, vae, dtype=torch.float32),
+        InstructionEncoder(language, load_processor(processor)).encode_captions([""]),
+    )
