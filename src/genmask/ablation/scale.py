@@ -39,7 +39,7 @@ class Scale:
     """All runs start from one transformer that has learnt for so long to tell what each patch of a picture shows, as
     the paper starts from one that has seen a world of pictures; 0: from nothing, otherwise for every seed."""
     pretraining_batch: int = 48
-    steps: int = 2400
+    steps: int = 1600
     segmentation_batch: int = 24
     """Masks of a step."""
     generation_batch: int = 8
