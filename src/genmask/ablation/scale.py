@@ -35,7 +35,7 @@ class Scale:
     """Of the kinds of sentence; where a scene offers none of a kind, another stands in."""
     shape: TransformerShape = TINY_SHAPE
     """Of the transformers."""
-    pretraining_steps: int = 3000
+    pretraining_steps: int = 2000
     """All runs start from one transformer that has learnt for so long to tell what each patch of a picture shows, as
     the paper starts from one that has seen a world of pictures; 0: from nothing, otherwise for every seed."""
     pretraining_batch: int = 48
