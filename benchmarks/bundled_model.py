@@ -10,7 +10,8 @@ works at: no transformer on this VAE can do better.
   plural and absent), and how often the answer is an empty mask. As a control the same sentences are exchanged between
   the pictures, the targets staying where they are: a model that listens must fail then.
 * Photographs: every (photograph, class) pair of the validation split at the photograph's own size, beside the best
-  constant answer per class of `constant_baseline.py`, whose oIoU and whose mean over classes are used throughout.
+  constant answer per class of `constant_baseline.py`, whose oIoU and whose mean over classes are used throughout; in
+  the control the classes are shuffled among all pairs. "frequent" are those that at least 20 training photographs show.
 * Speed: median seconds of a call on a picture of 256 x 256 pixels after loading; ten prompts in one call and in ten
   calls, taking turns.
 """
@@ -20,7 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -37,6 +38,7 @@ from rich.progress import track
 from genmask.data.example import Example
 from genmask.data.expressions import SHARES, SINGULAR
 from genmask.data.photographs import Photographs
+from genmask.data.phrases import plain_phrase
 from genmask.data.scenes import Scenes
 from genmask.evaluation.metrics import IoUTotals
 from genmask.evaluation.oracle import round_trip
@@ -44,9 +46,11 @@ from genmask.pipeline import DECODERS, GenMaskPipeline
 
 FIRST_INDEX = 100_000
 """In the validation stream of scenes; the held-out scores during training stay far below it."""
+FREQUENT = 20
+"""Training photographs that show a class which is called frequent."""
 CALLS = 7
 """Timed calls of each sort; the median counts."""
-TABLE_WIDTH = 120
+TABLE_WIDTH = 132
 STDERR = Console(stderr=True)
 
 
@@ -129,24 +133,30 @@ def target(example: Example) -> np.ndarray:
 def measure_photographs(
     pipe: GenMaskPipeline, root: Path, max_photos: int | None, batch_size: int
 ) -> dict[str, Any]:
-    """Model, oracle and constant answer on the validation pairs, by source, by class and over all."""
-    val = Photographs(root, "val")
+    """Model, oracle, constant answer and control on the validation pairs, by source, by class and over all."""
+    train, val = Photographs(root, "train"), Photographs(root, "val")
     if max_photos is not None and max_photos < len(val.photographs):
         rows = np.linspace(0, len(val.photographs) - 1, max_photos).astype(int)
         chosen = {(val.photographs[row].source, val.photographs[row].id) for row in rows}
         val = Photographs(root, "val", select=lambda photo: (photo.source, photo.id) in chosen)
+    shown_by = Counter(class_of(train, pair) for pair in range(len(train.pairs)))
     with STDERR.status("averaging the training masks of each class"):
-        sums = {"constant": totals(val, best_constants(Photographs(root, "train")))}
+        sums = {"constant": totals(val, best_constants(train))}
 
     counts: dict[str, dict[ClassKey, IoUTotals]] = {
-        who: defaultdict(IoUTotals) for who in ("model", "oracle")
+        who: defaultdict(IoUTotals) for who in ("model", "exchanged", "oracle")
     }
     pairs_of = [list(group) for _, group in groupby(range(len(val)), key=lambda pair: val.pairs[pair][0])]
+    shuffled = np.random.default_rng(0).permutation(len(val))
     for pairs in track(pairs_of, "photographs", console=STDERR):
         examples = [val[pair] for pair in pairs]  # every class of one photograph
-        results = pipe.segment(examples[0].image, [e.text for e in examples], batch_size=batch_size)
+        texts = [example.text for example in examples] + [
+            plain_phrase(class_of(val, shuffled[pair])[1]) for pair in pairs
+        ]
+        masks = [result.mask for result in pipe.segment(examples[0].image, texts, batch_size=batch_size)]
         answers = {
-            "model": [result.mask for result in results],
+            "model": masks[: len(pairs)],
+            "exchanged": masks[len(pairs) :],
             "oracle": oracle(pipe, [target(example) for example in examples]),
         }
         for who, masks in answers.items():
@@ -157,15 +167,31 @@ def measure_photographs(
             name: np.array([c.intersection.sum(), c.union.sum(), c.num_samples])
             for name, c in by_class.items()
         }
-    sources = sorted({source for source, _ in sums["constant"]})
+
+    names = sorted(sums["constant"])
+    groups = {source: [name for name in names if name[0] == source] for source, _ in names}
+    groups |= {"all": names, "frequent": [name for name in names if shown_by[name] >= FREQUENT]}
     return {
         "photographs": len(val.photographs),
-        "sources": {s: {who: scores(rows, s) for who, rows in sums.items()} for s in (*sources, "all")},
+        "sources": {
+            group: {who: scores({name: rows[name] for name in members}) for who, rows in sums.items()}
+            for group, members in groups.items()
+            if members
+        },
         "classes": {
-            "/".join(name): {who: float(rows[name][0] / rows[name][1]) for who, rows in sums.items()}
-            for name in sorted(sums["constant"])
+            "/".join(name): {
+                "training_photographs": shown_by[name],
+                "pairs": int(sums["constant"][name][2]),
+                **{who: float(rows[name][0] / rows[name][1]) for who, rows in sums.items()},
+            }
+            for name in names
         },
     }
+
+
+def class_of(photographs: Photographs, pair: int) -> ClassKey:
+    row, label = photographs.pairs[pair]
+    return photographs.photographs[row].source, photographs.photographs[row].classes[label]
 
 
 def measure_speed(pipe: GenMaskPipeline) -> dict[str, Any]:

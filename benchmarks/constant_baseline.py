@@ -59,9 +59,9 @@ def totals(val: Photographs, constants: dict[ClassKey, np.ndarray]) -> dict[Clas
     return dict(sums)
 
 
-def scores(sums: dict[ClassKey, np.ndarray], source: str = "all") -> dict[str, float]:
-    """Of one source or of all: overall IoU over its pairs, and the mean over its classes of theirs (macro)."""
-    rows = np.stack([row for name, row in sums.items() if source in (name[0], "all")])
+def scores(sums: dict[ClassKey, np.ndarray]) -> dict[str, float]:
+    """Overall IoU over all pairs, and the mean over the classes of theirs (macro)."""
+    rows = np.stack(list(sums.values()))
     return {
         "classes": len(rows),
         "pairs": int(rows[:, 2].sum()),
@@ -84,7 +84,7 @@ def main(root: str) -> None:
     sums = totals(Photographs(root, "val"), best_constants(Photographs(root, "train")))
     print(f"{'source':<20} {'classes':>7} {'pairs':>6} {'oIoU':>6} {'macro':>6}")
     for source in (*sorted({name[0] for name in sums}), "all"):
-        row = scores(sums, source)
+        row = scores({name: found for name, found in sums.items() if source in (name[0], "all")})
         print(f"{source:<20} {row['classes']:>7} {row['pairs']:>6} {row['oIoU']:>6.3f} {row['macro']:>6.3f}")
 
 
