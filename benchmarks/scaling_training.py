@@ -196,8 +196,8 @@ class Trainer:
             caption_tokens=part.generation.condition.attention_mask.shape[1],
             processes=share.world_size,
             gradient_checkpointing=self.task.config.gradient_checkpointing,
-            vae=arguments(self.task.vae.config),
-            vlm_parameters=sum(p.numel() for p in self.task.vlm.parameters()),
+            vae=arguments(self.task.encoder.vae.config),
+            vlm_parameters=sum(p.numel() for p in self.task.encoder.vlm.parameters()),
         )
 
 

@@ -119,7 +119,12 @@ def test_rows_of_a_seed_start_alike_and_see_the_same(scale: Scale, tmp_path: Pat
     assert differ(new, base)
 
     def seen(task: Any, steps: int) -> list[str]:
-        return [sample.id for step in range(steps) for sample in task.drawn(step) if sample.mask is not None]
+        return [
+            sample.id
+            for step in range(steps)
+            for sample in task.samples.drawn(step)
+            if sample.mask is not None
+        ]
 
     assert seen(base, 3) == seen(rival, 3) != seen(other, 3)
     assert sorted(seen(base, 5)[:5]) == sorted(seen(other, 5)[:5]) == [f"scenes/{i}" for i in range(5)]
@@ -159,8 +164,9 @@ def test_the_cache_holds_every_sample_of_every_seed(scale: Scale, tmp_path: Path
     for seed in (0, 7):
         cached = build_task(scale, ROWS["base"], seed, tmp_path)
         for step in range(4):
-            assert cached.cache is not None
-            assert all(cached.key(sample) in cached.cache for sample in cached.drawn(step))
+            assert cached.encoder.cache is not None
+            keys = [cached.encoder.key(sample) for sample in cached.samples.drawn(step)]
+            assert all(key in cached.encoder.cache for key in keys)
 
 
 def test_the_command_trains_scores_and_shows(

@@ -270,7 +270,7 @@ def test_a_finished_model_is_tuned_to_a_folder(toy_pipeline_folder: Path, tmp_pa
     assert isinstance(before, MaskTask)
     assert [*before.validation] == ["folder"]
     held_out = {example.id for example in before.validation["folder"]}
-    seen = {sample.id.split("/", 1)[1] for step in range(20) for sample in before.drawn(step)}
+    seen = {sample.id.split("/", 1)[1] for step in range(20) for sample in before.samples.drawn(step)}
     assert held_out
     assert not held_out & seen
     assert run("finetune", tmp_path / "run", parts, recipe=recipe)

@@ -333,14 +333,14 @@ def test_batches_are_a_function_of_the_step_alone(name: str) -> None:
 def test_noise_depends_on_the_sample_alone() -> None:
     task = mask_task()
     density, like = task.config.segmentation_density, torch.empty(4, 16, 4, 4)
-    noise, t = task._noise([0, 1, 2, 3], like, density, stream=2)
-    again, t_again = task._noise([9, 2], like, density, stream=2)
+    noise, t = task.objective.noise([0, 1, 2, 3], like, density, stream=2)
+    again, t_again = task.objective.noise([9, 2], like, density, stream=2)
     assert torch.equal(again[1], noise[2])
     assert t_again[1] == t[2]
     assert len(set(t.tolist())) == 4
     for other in (
-        task._noise([2], like, density, stream=3),
-        mask_task(seed=1)._noise([2], like, density, stream=2),
+        task.objective.noise([2], like, density, stream=3),
+        mask_task(seed=1).objective.noise([2], like, density, stream=2),
     ):
         assert not torch.equal(other[0][0], noise[2])
         assert other[1][0] != t[2]
@@ -408,7 +408,9 @@ def test_the_condition_is_that_of_the_prompt_alone() -> None:
     task.transformer.register_forward_pre_hook(watch, with_kwargs=True)
     losses(task, batch(task))
     examples = [Rectangles().segmentation(i, 32, 32) for i in range(4)]
-    plain = task.encoder.encode_segmentation([e.image for e in examples], [e.text for e in examples])
+    plain = task.encoder.instructions.encode_segmentation(
+        [e.image for e in examples], [e.text for e in examples]
+    )
     (condition,) = seen
     assert torch.equal(condition.attention_mask, plain.attention_mask)
     assert torch.equal(condition.hidden_states, plain.hidden_states)
@@ -429,11 +431,12 @@ def test_a_cache_stands_in_for_vae_and_vlm_to_the_bit(tmp_path: Path) -> None:
     plain = mask_task(epoch_steps=2)
     with CacheWriter(tmp_path, "toy") as writer:
         for step in range(2):
-            drawn = plain.drawn(step)
-            for sample, encoded in zip(drawn, plain.encode(drawn), strict=True):
-                writer.add(plain.key(sample), encoded)
+            drawn = plain.samples.drawn(step)
+            for sample, encoded in zip(drawn, plain.encoder.encode_each(drawn), strict=True):
+                writer.add(plain.encoder.key(sample), encoded)
     cached = mask_task(epoch_steps=2, cache=EncodingCache(tmp_path, "toy"))
-    cached.vae = cached.vlm = cached.codec = cached.encoder = None  # type: ignore[assignment]
+    frozen = cached.encoder
+    frozen.vae = frozen.vlm = frozen.codec = frozen.instructions = None  # type: ignore[assignment]
     for step in range(3):
         drawn_part = cached.batches(Share())[step]
         assert isinstance(drawn_part.segmentation, Encoding)
@@ -455,7 +458,7 @@ def test_a_sample_weighs_the_same_in_both_tasks() -> None:
     part = batch(task)
     assert isinstance(part.generation, Encoding)
     total, weight = losses(task, part)["generation"]
-    alone, alone_weight = task._generation_loss(task.network, part.generation, range(2))
+    alone, alone_weight = task.objective.generation(task.network, part.generation, range(2))
     assert torch.equal(weight, alone_weight)
     assert torch.equal(total, alone * 2 / 4)
 

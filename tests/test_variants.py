@@ -65,7 +65,7 @@ def test_a_gradient_reaches_what_is_trained_and_nothing_else(name: str) -> None:
     assert {"transformer.proj_out.weight", "transformer.patch_embedding.weight"} <= reached
     assert any("attn2" in parameter for parameter in reached)
     assert ("mask_head.linear.weight" in reached) == (task.config.supervision == "bce-linear")
-    assert all(p.grad is None for part in (task.vae, task.vlm) for p in part.parameters())
+    assert all(p.grad is None for part in (task.encoder.vae, task.encoder.vlm) for p in part.parameters())
 
 
 @pytest.mark.parametrize("name", VARIANTS)

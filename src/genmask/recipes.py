@@ -455,7 +455,7 @@ def run(
             config=pformat(recipe),
             scores=_last_scores(output / "log.jsonl"),
             steps=recipe.loop.steps,
-            sources=[*task.segmentation_sources, *task.generation_sources],
+            sources=[*task.samples.segmentation, *task.samples.generation],
             started_from=None if parts.start is None else str(parts.start),
             provenance=record,
         )
@@ -514,7 +514,9 @@ def cache(
         "resolution": str(task.config.resolution),
     }
     with (
-        CacheWriter(output, task.identity, rank=rank, world_size=world_size, made_with=made_with) as writer,
+        CacheWriter(
+            output, task.encoder.identity, rank=rank, world_size=world_size, made_with=made_with
+        ) as writer,
         progress(per_step * len(mine)) as advance,
     ):
         return task.fill(writer, mine, recipe.loop.mixed_precision, advance)

@@ -149,7 +149,7 @@ def encode_samples(scale: Scale, task: MaskTask, folder: Path, progress: Progres
     )
     total = steps * (scale.segmentation_batch + scale.generation_batch)
     with (
-        CacheWriter(folder, task.identity, {"model": scale.model}) as writer,
+        CacheWriter(folder, task.encoder.identity, {"model": scale.model}) as writer,
         progress("encoding", total) as advance,
     ):
         task.fill(writer, range(steps), scale.mixed_precision, advance)

@@ -154,7 +154,11 @@ def measure_training(
     frozen = sum(x.nbytes for part in (pipeline.vae, pipeline.vlm) for x in part.parameters())
     found = []
     for step, timing in zip(steps, timings, strict=True):
-        if timing.peak_memory is not None and step.task.cache is not None and machine.device.type == "cuda":
+        if (
+            timing.peak_memory is not None
+            and step.task.encoder.cache is not None
+            and machine.device.type == "cuda"
+        ):
             timing = replace(timing, peak_memory=timing.peak_memory - frozen)
         mfu = step.flop / timing.median / machine.ceiling("bfloat16")
         found.append(StepTiming(**vars(timing), mfu=mfu, loader=step.loader))
@@ -205,9 +209,9 @@ def _fill(task: MaskTask, folder: Path, device: torch.device) -> EncodingCache:
         torch.no_grad(),
     ):
         for step in range(task.config.epoch_steps):
-            drawn = task.drawn(step)
-            for sample, encoded in zip(drawn, task.encode(drawn), strict=True):
-                writer.add(task.key(sample), encoded)
+            drawn = task.samples.drawn(step)
+            for sample, encoded in zip(drawn, task.encoder.encode_each(drawn), strict=True):
+                writer.add(task.encoder.key(sample), encoded)
     return EncodingCache(folder, "benchmark")
 
 

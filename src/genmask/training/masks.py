@@ -5,11 +5,9 @@ VAE and instruction encoder are frozen, as in the paper.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,46 +17,29 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from genmask.conditioning import Condition, InstructionEncoder, concatenate
 from genmask.data.example import Example
-from genmask.data.mixture import Interleaving
 from genmask.denoiser import GenMaskTransformer
 from genmask.evaluation.metrics import Counts, IoUTotals, count_pixels
-from genmask.latents import COMPRESSION, LatentCodec, images_to_pixels, mask_to_pixels
+from genmask.latents import COMPRESSION
 from genmask.mask_head import LinearMaskHead
-from genmask.objectives import (
-    WeightedSum,
-    bce_linear_loss,
-    bce_pixel_loss,
-    interpolate,
-    latent_weight,
-    mse_loss,
-    velocity,
-)
+from genmask.objectives import WeightedSum
 from genmask.pipeline import GenMaskPipeline
-from genmask.processor import GenMaskProcessor, segmentation_prompt
-from genmask.prompt_batch import PromptBatch
+from genmask.processor import GenMaskProcessor
 from genmask.quantise import quantise
 from genmask.segmentation import Segmentation
-from genmask.timesteps import TimestepDensity
 from genmask.training.adapters import add_lora, merge_lora
 from genmask.training.batches import StepBatches
-from genmask.training.cache import (
-    CacheWriter,
-    EncodedSample,
-    EncodingCache,
-    FillCounts,
-    fill,
-    sample_key,
-)
+from genmask.training.cache import CacheWriter, EncodingCache, FillCounts, fill
 from genmask.training.estimate import Pass, training_flop
 from genmask.training.grid import generation_grid, segmentation_grid
 from genmask.training.loop import Evaluation
 from genmask.training.mask_config import MaskConfig
+from genmask.training.mask_objective import MaskObjective
+from genmask.training.mask_samples import MaskSamples, asked_for
 from genmask.training.network import MaskNetwork
-from genmask.training.offload import lent
 from genmask.training.parallel import Share, full_tensor, gather_lists, is_main_process, is_sharded
-from genmask.training.recognition import RecognitionHead, label_patches, recognition_loss
+from genmask.training.recognition import RecognitionHead, label_patches
+from genmask.training.sample_encoder import SampleEncoder
 from genmask.training.samples import Encoding, MicroBatch, Samples
 from genmask.training.sources import GenerationSource, SegmentationSource
 
@@ -66,18 +47,6 @@ CACHE_BATCH = 32
 """Samples that are encoded together for a cache."""
 GRID_ROWS = 8
 """Held-out samples, and captions, that an evaluation shows."""
-
-
-class Drawn(NamedTuple):
-    """A sample as VAE and VLM read it."""
-
-    id: str
-    """Source and id."""
-    prompt: str
-    image: np.ndarray
-    """(H, W, 3) uint8."""
-    mask: np.ndarray | None
-    """(H, W) bool, background where unknown; None for a picture that is to be drawn."""
 
 
 class MaskTask:
@@ -122,17 +91,20 @@ class MaskTask:
         if config.vlm_precision == "int8":
             quantise(vlm)
         self.config = config
-        self.segmentation_sources, self.generation_sources = segmentation_sources, generation_sources
-        self._segmentation_turns = _interleaving("segmentation", config, segmentation_sources)
-        self._generation_turns = None
-        if config.generation_batch:
-            self._generation_turns = _interleaving("generation", config, generation_sources)
+        self.samples = MaskSamples(config, segmentation_sources, generation_sources)
         self.validation = validation
-        self.vae, self.vlm, self.processor = vae.requires_grad_(False), vlm.requires_grad_(False), processor
         self.describer = describer
-        self.codec = LatentCodec(vae)
-        self.encoder = InstructionEncoder(vlm, processor)
-        self.cache, self.identity = cache, identity
+        decodes = config.supervision == "bce-pixels"
+        runs = {"vae": cache is None or decodes, "vlm": cache is None and not config.offload}
+        self.encoder = SampleEncoder(
+            vae,
+            vlm,
+            processor,
+            cache=cache,
+            identity=identity,
+            on_device=[name for name, is_run in runs.items() if is_run],
+        )
+        self.objective = MaskObjective(config, partial(self.encoder.codec.decode, clamp=False))
         self.transformer = transformer
         if config.supervision == "bce-linear":
             mask_head = mask_head or LinearMaskHead(vae.config.z_dim)
@@ -153,15 +125,19 @@ class MaskTask:
             prediction=config.prediction,
             picture_first=config.picture_first,
         )
-        decodes = config.supervision == "bce-pixels"
-        waits = {"vae": cache is not None and not decodes, "vlm": cache is not None or config.offload}
-        parts: dict[str, nn.Module] = {"vae": vae, "vlm": vlm}
-        self.frozen = nn.ModuleDict({name: part for name, part in parts.items() if not waits[name]})
-        self._waiting = [part for name, part in parts.items() if waits[name]]
         if config.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
         if config.compile:
             transformer.compile_repeated_blocks(dynamic=True)
+
+    @property
+    def frozen(self) -> nn.Module:
+        """VAE and VLM, as far as they are run where the network is."""
+        return self.encoder.resident
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
 
     @property
     def samples_per_step(self) -> int:
@@ -184,30 +160,17 @@ class MaskTask:
         step = step % self.config.epoch_steps if self.config.epoch_steps else step
         masks = share.samples(step, self.config.segmentation_batch, micro)
         pictures = share.samples(step, self.config.generation_batch, micro)
-        size = self.config.sizes[step % len(self.config.sizes)]
+        size = self.samples.size(step)
         return MicroBatch(
             segmentation=self._labelled(masks, *size),
-            generation=self._assembled(self._pictures(pictures, *size)) if len(pictures) else None,
+            generation=self.encoder.assemble(self.samples.pictures(pictures, *size))
+            if len(pictures)
+            else None,
         )
-
-    def drawn(self, step: int) -> list[Drawn]:
-        """All samples of a step, in all processes together."""
-        size = self.config.sizes[step % len(self.config.sizes)]
-        masks = Share().samples(step, self.config.segmentation_batch, 0)
-        pictures = Share().samples(step, self.config.generation_batch, 0)
-        return [_asked(e) for _, e in self._masks(masks, *size)] + self._pictures(pictures, *size)
-
-    def _masks(self, indices: Iterable[int], height: int, width: int) -> list[tuple[str, Example]]:
-        """Names of sources, and their examples."""
-        located = [self._segmentation_turns.locate(index) for index in indices]
-        return [
-            (name, self.segmentation_sources[name].segmentation(position, height, width))
-            for name, position in located
-        ]
 
     def _labelled(self, indices: Iterable[int], height: int, width: int) -> Samples | Encoding:
         """Masks to be drawn, with all that is known of them."""
-        found = self._masks(indices, height, width)
+        found = self.samples.masks(indices, height, width)
         nothing = np.zeros((height, width), dtype=bool)
         ignore = np.stack([nothing if e.ignore is None else e.ignore for _, e in found])
         labels = {"ignore": torch.from_numpy(ignore)}
@@ -218,47 +181,7 @@ class MaskTask:
                 concepts=self.recognition.count,
                 patch=COMPRESSION * self.transformer.config.patch_size[-1],
             )
-        return self._assembled([_asked(e) for _, e in found], **labels)
-
-    def _pictures(self, indices: Iterable[int], height: int, width: int) -> list[Drawn]:
-        """Pictures to be drawn, some of them from no words at all."""
-        drawn = []
-        for index in indices:
-            assert self._generation_turns is not None
-            name, position = self._generation_turns.locate(index)
-            example = self.generation_sources[name].generation(position, height, width)
-            dropped = (
-                np.random.default_rng((self.config.seed, index, 1)).random() < self.config.condition_dropout
-            )
-            drawn.append(Drawn(_id(example), "" if dropped else example.text, example.image, None))
-        return drawn
-
-    def _assembled(self, drawn: Sequence[Drawn], **labels: Tensor) -> Samples | Encoding:
-        """Equal-sized samples as a batch; with a cache, what VAE and VLM would make of it."""
-        ids = tuple(sample.id for sample in drawn)
-        masks = [sample.mask for sample in drawn if sample.mask is not None]
-        if masks:
-            labels["masks"] = torch.from_numpy(np.stack(masks))
-        if self.cache is not None:
-            return join([self.cache.get(self.key(sample)) for sample in drawn], ids=ids, **labels)
-        images = torch.from_numpy(np.stack([sample.image for sample in drawn]))
-        prompts = self.processor.prepare([sample.prompt for sample in drawn], images if masks else None)
-        return Samples(ids=ids, images=images, prompts=prompts, **labels)
-
-    def key(self, sample: Drawn) -> str:
-        """Of a sample in a cache."""
-        return sample_key(self.identity, sample.prompt, sample.image, sample.mask)
-
-    def encode(self, drawn: Sequence[Drawn]) -> list[EncodedSample]:
-        """Samples of any sizes and tasks, for a cache."""
-        groups: dict[tuple[Any, ...], list[int]] = {}
-        for row, sample in enumerate(drawn):
-            groups.setdefault((*sample.image.shape, sample.mask is None), []).append(row)
-        encoded: dict[int, EncodedSample] = {}
-        for rows in groups.values():
-            batch = self._assembled([drawn[row] for row in rows]).to(self.vae.device)
-            encoded.update(zip(rows, split(self._encoded(batch)), strict=True))
-        return [encoded[row] for row in range(len(drawn))]
+        return self.encoder.assemble([asked_for(e) for _, e in found], **labels)
 
     def fill(
         self, writer: CacheWriter, steps: Iterable[int], mixed_precision: str, advance: Callable[[int], None]
@@ -266,73 +189,29 @@ class MaskTask:
         """Encode the samples of some steps into a cache, on the GPU if there is one; `advance` is told how many."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.frozen.to(device)
-        drawn = ((self.key(sample), sample) for step in steps for sample in self.drawn(step))
+        drawn = ((self.encoder.key(sample), sample) for step in steps for sample in self.samples.drawn(step))
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision == "bf16"), torch.no_grad():
-            return fill(drawn, self.encode, writer, CACHE_BATCH, advance)
+            return fill(drawn, self.encoder.encode_each, writer, CACHE_BATCH, advance)
 
     def prepare(self, batches: Sequence[MicroBatch]) -> list[MicroBatch]:
         """The frozen half of a step."""
-        if self.cache is not None:
+        if self.encoder.cache is not None:
             return list(batches)
-        with self._fetched():
+        with self.encoder.fetched(self._device):
             return [
                 MicroBatch(
-                    segmentation=self._encoded(batch.segmentation),
-                    generation=None if batch.generation is None else self._encoded(batch.generation),
+                    segmentation=self.encoder.encode(batch.segmentation),
+                    generation=None if batch.generation is None else self.encoder.encode(batch.generation),
                 )
                 for batch in batches
             ]
 
-    @contextmanager
-    def _fetched(self) -> Iterator[None]:
-        """Frozen parts that wait on the CPU are where the network is, for a while."""
-        device = next(self.network.parameters()).device
-        with ExitStack() as stack:
-            for part in self._waiting:
-                stack.enter_context(lent(part, device))
-            yield
-
-    @torch.no_grad()
-    def _encoded(self, samples: Samples | Encoding) -> Encoding:
-        if isinstance(samples, Encoding):
-            return samples
-        pixels = [images_to_pixels(samples.images)]
-        if samples.masks is not None:
-            pixels.append(mask_to_pixels(samples.masks))
-        with torch.autocast(samples.images.device.type, enabled=False):
-            latents = self.codec.encode(torch.cat(pixels)).split(len(samples.images))
-        return Encoding(
-            ids=samples.ids,
-            x0=latents[-1],
-            picture=None if samples.masks is None else latents[0],
-            condition=self._condition(samples.prompts),
-            masks=samples.masks,
-            ignore=samples.ignore,
-            coverage=samples.coverage,
-            concepts=samples.concepts,
-        )
-
-    def _condition(self, prompts: PromptBatch) -> Condition:
-        """In the precision that the transformer takes it in."""
-        condition = self.encoder.encode(prompts)
-        device = condition.hidden_states.device.type
-        return (
-            condition.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else condition
-        )
-
     def weights(self, batch: MicroBatch) -> dict[str, float]:
         """What the losses of `batch` are to be divided by, before they are known: `WeightedSum.weight`, summed."""
-        segmentation, generation = batch.segmentation, batch.generation
-        assert isinstance(segmentation, Encoding)
-        assert segmentation.ignore is not None
-        if self.config.supervision == "mse":
-            weight = float(latent_weight(segmentation.ignore).sum()) * segmentation.x0.shape[1]
-        else:
-            weight = float((~segmentation.ignore).sum())
-        weights = {"segmentation": weight}
-        if segmentation.coverage is not None:
-            weights["recognition"] = float(segmentation.coverage[..., 0].numel())
+        assert isinstance(batch.segmentation, Encoding)
+        weights = self.objective.segmentation_weights(batch.segmentation)
         if self.config.generation_batch:
+            generation = batch.generation
             weights["generation"] = float(generation.x0.numel()) if isinstance(generation, Encoding) else 0.0
         return weights
 
@@ -372,80 +251,31 @@ class MaskTask:
                 return {}
             assert isinstance(batch.generation, Encoding)
             indices = share.samples(step, self.config.generation_batch, micro)
-            total, weight = self._generation_loss(network, batch.generation, indices)
+            total, weight = self.objective.generation(network, batch.generation, indices)
             # A sample counts alike in both tasks; a small share of pictures would drown the masks otherwise.
             ratio = self.config.generation_batch / self.config.segmentation_batch
             return {"generation": WeightedSum(ratio * total, weight)}
         assert isinstance(batch.segmentation, Encoding)
         indices = share.samples(step, self.config.segmentation_batch, micro)
-        return self._segmentation_losses(network, batch.segmentation, indices)
-
-    def _segmentation_losses(
-        self, network: nn.Module, samples: Encoding, indices: Sequence[int]
-    ) -> dict[str, WeightedSum]:
-        assert samples.masks is not None
-        assert samples.ignore is not None
-        x0 = samples.x0
-        eps, t = self._noise(indices, x0, self.config.segmentation_density, stream=2)
-        if not self.config.noise:
-            eps = torch.zeros_like(eps)
-        x_t = None if self.config.prediction == "mask" else interpolate(x0, eps, t)
-        prediction = network(x_t, t, samples.condition, samples.picture if self.config.shortcut else None)
-        if self.config.supervision == "mse":
-            loss = mse_loss(prediction.output, self._target(x0, eps), latent_weight(samples.ignore))
-        elif self.config.supervision == "bce-linear":
-            loss = bce_linear_loss(prediction.mask_logits, samples.masks, samples.ignore)
-        else:
-            decode = partial(self.codec.decode, clamp=False)
-            loss = bce_pixel_loss(prediction.x0_hat, samples.masks, decode, samples.ignore)
-        losses = {"segmentation": loss}
-        if prediction.concept_logits is not None:
-            assert samples.coverage is not None
-            assert samples.concepts is not None
-            total, weight = recognition_loss(prediction.concept_logits, samples.coverage, samples.concepts)
-            losses["recognition"] = WeightedSum(self.config.recognition_weight * total, weight)
-        return losses
-
-    def _generation_loss(self, network: nn.Module, samples: Encoding, indices: Sequence[int]) -> WeightedSum:
-        x0 = samples.x0
-        eps, t = self._noise(indices, x0, self.config.generation_density, stream=3)
-        prediction = network(interpolate(x0, eps, t), t, samples.condition)
-        return mse_loss(prediction.output, self._target(x0, eps))
-
-    def _target(self, x0: Tensor, eps: Tensor) -> Tensor:
-        """What the transformer's output is to be."""
-        return x0 if self.config.prediction == "x0" else velocity(x0, eps)
-
-    def _noise(
-        self, indices: Iterable[int], like: Tensor, density: TimestepDensity, stream: int
-    ) -> tuple[Tensor, Tensor]:
-        """Noise like `like` and its level t (B,), keyed by the sample's number: no batch, process or resume changes
-        them.
-        """
-        noises, levels = [], []
-        for index in indices:
-            generator = torch.Generator().manual_seed(_key(self.config.seed, index, stream))
-            noises.append(torch.randn(like.shape[1:], generator=generator))
-            levels.append(density.sample(1, generator))
-        return torch.stack(noises).to(like.device), torch.cat(levels).to(like.device)
+        return self.objective.segmentation(network, batch.segmentation, indices)
 
     def pipeline(self) -> GenMaskPipeline:
         """The modules as they stand, ready to use; every process of a sharded run must take part."""
         transformer, mask_head = self.transformer, self.network.mask_head
         if is_sharded(self.network):
             weights = {name: full_tensor(x).detach() for name, x in self.network.state_dict().items()}
-            transformer = GenMaskTransformer.from_config(self.transformer.config).to(self.vae.device)
+            transformer = GenMaskTransformer.from_config(self.transformer.config).to(self.encoder.vae.device)
             if self.config.lora_rank:
                 add_lora(transformer, self.config.lora_rank)
             transformer.load_state_dict(_under("transformer.", weights))
             if mask_head is not None:
-                mask_head = LinearMaskHead.from_config(mask_head.config).to(self.vae.device)
+                mask_head = LinearMaskHead.from_config(mask_head.config).to(self.encoder.vae.device)
                 mask_head.load_state_dict(_under("mask_head.", weights))
         return GenMaskPipeline(
             transformer=transformer,
-            vae=self.vae,
-            vlm=self.vlm,
-            processor=self.processor,
+            vae=self.encoder.vae,
+            vlm=self.encoder.vlm,
+            processor=self.encoder.processor,
             scheduler=FlowMatchEulerDiscreteScheduler(),
             describer=self.describer,
             mask_head=mask_head,
@@ -460,7 +290,7 @@ class MaskTask:
         """One-step segmentation of held-out samples, shared out among the processes: overall and mean IoU, and the
         share of empty answers; the first few as a picture.
         """
-        with self._fetched():
+        with self.encoder.fetched(self._device):
             return self._evaluated(self.pipeline(), share)
 
     def _evaluated(self, pipeline: GenMaskPipeline, share: Share) -> Evaluation:
@@ -479,12 +309,8 @@ class MaskTask:
 
     def _generated(self, pipeline: GenMaskPipeline) -> Image.Image:
         """Pictures drawn from the captions of the first samples of the training."""
-        assert self._generation_turns is not None
-        height, width = self.config.sizes[0]
-        captions = []
-        for index in range(GRID_ROWS):
-            name, position = self._generation_turns.locate(index)
-            captions.append(self.generation_sources[name].generation(position, height, width).text)
+        captions = self.samples.captions(GRID_ROWS)
+        height, width = self.samples.size(0)
         with torch.compiler.set_stance("force_eager"):
             images = pipeline.generate(captions, height=height, width=width, batch_size=GRID_ROWS)
         return generation_grid(captions, images)
@@ -511,52 +337,6 @@ class MaskTask:
             pipeline.save_pretrained(folder)
 
 
-def join(samples: Sequence[EncodedSample], **labels: Any) -> Encoding:
-    """Equal-sized samples of a cache as one batch; hidden states are padded to the longest."""
-    conditions = [
-        Condition(
-            hidden_states=sample.hidden_states.unsqueeze(0),
-            attention_mask=torch.ones(1, len(sample.hidden_states), dtype=torch.bool),
-        )
-        for sample in samples
-    ]
-    pictures = [sample.picture for sample in samples if sample.picture is not None]
-    return Encoding(
-        x0=torch.stack([sample.x0 for sample in samples]),
-        picture=torch.stack(pictures) if pictures else None,
-        condition=concatenate(conditions),
-        **labels,
-    )
-
-
-def split(encoding: Encoding) -> list[EncodedSample]:
-    """The samples of a batch, for a cache."""
-    lengths = encoding.condition.attention_mask.sum(dim=1).tolist()
-    return [
-        EncodedSample(
-            picture=None if encoding.picture is None else encoding.picture[row],
-            x0=encoding.x0[row],
-            hidden_states=encoding.condition.hidden_states[row, :length],
-        )
-        for row, length in enumerate(lengths)
-    ]
-
-
-def _interleaving(
-    task: str, config: MaskConfig, sources: Mapping[str, SegmentationSource | GenerationSource]
-) -> Interleaving:
-    shares = dict(config.segmentation_sources if task == "segmentation" else config.generation_sources)
-    if unknown := sources.keys() - shares.keys():
-        raise ValueError(
-            f"Got {task} source {min(unknown)!r} without a share in {task}_sources: give it one."
-        )
-    if not sources:
-        raise ValueError(
-            f"Got no {task} source, expected one of {', '.join(shares) or 'those with a share'}."
-        )
-    return Interleaving({name: weight for name, weight in shares.items() if name in sources}, config.seed)
-
-
 def _counted(example: Example, answer: Segmentation) -> Counts:
     assert example.mask is not None
     return count_pixels(answer.mask, example.mask, example.ignore)
@@ -575,21 +355,5 @@ def _scores(name: str, counts: Iterable[Counts]) -> dict[str, float]:
     }
 
 
-def _asked(example: Example) -> Drawn:
-    """A mask to be drawn; the picture goes with it."""
-    assert example.mask is not None
-    mask = example.mask if example.ignore is None else example.mask & ~example.ignore
-    return Drawn(_id(example), segmentation_prompt(example.text), example.image, mask)
-
-
-def _id(example: Example) -> str:
-    return f"{example.source}/{example.id}"
-
-
 def _under(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): x for name, x in weights.items() if name.startswith(prefix)}
-
-
-def _key(*parts: Any) -> int:
-    """A seed of 64 bits for a tuple of numbers."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
