@@ -27,7 +27,9 @@ from rich.table import Table
 from scaling_inference import InferenceOptions, inference
 from scaling_training import TrainingOptions, training
 
-from genmask.recipes import Parts, paper, workload
+from genmask.recipe_cost import workload
+from genmask.recipe_tasks import Parts
+from genmask.recipes import paper
 from genmask.training.estimate import Workload
 from genmask.training.mask_config import MaskConfig
 from genmask.training.scaling import DGX_H100, Cluster, Prediction, predict, share_out

@@ -35,7 +35,7 @@ from genmask.commands.benchmark import Benchmark
 from genmask.denoiser import PAPER_CONFIG, GenMaskTransformer
 from genmask.latents import LatentCodec
 from genmask.pipeline import GenMaskPipeline
-from genmask.recipes import QWEN_PARAMETERS
+from genmask.recipe_cost import QWEN_PARAMETERS
 from genmask.stages import listening
 from genmask.training.estimate import Pass, training_flop
 from tests.conftest import random_picture

@@ -561,7 +561,8 @@ def test_the_command_passes_on_its_share_and_says_what_it_did(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from genmask.commands.cache import Cache
-    from genmask.recipes import Parts, find_recipe
+    from genmask.recipe_tasks import Parts
+    from genmask.recipes import find_recipe
 
     calls = []
 
@@ -573,7 +574,7 @@ def test_the_command_passes_on_its_share_and_says_what_it_did(
             advance(10)
         return write(output, range(rank, 10, world_size), rank=rank, world_size=world_size)
 
-    monkeypatch.setattr("genmask.recipes.cache", stand_in)
+    monkeypatch.setattr("genmask.recipe_runs.cache", stand_in)
     for variable in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(variable, raising=False)
     output = tmp_path / "encodings"

@@ -16,7 +16,9 @@ from genmask.data.example import Dialogue
 from genmask.loading import load_model
 from genmask.model_folder import load_processor
 from genmask.prompt_batch import IGNORED
-from genmask.recipes import RECIPES, Parts, run
+from genmask.recipe_runs import run
+from genmask.recipe_tasks import Parts
+from genmask.recipes import RECIPES
 from genmask.training.language import DescriberConfig, DescriberTask
 from genmask.training.loop import LoopConfig, train
 from genmask.training.parallel import Share

@@ -15,10 +15,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from genmask import recipes
 from genmask.data.scenes import Scenes
 from genmask.pipeline import GenMaskPipeline
-from genmask.recipes import RECIPES, Parts, Recipe, cost, run
+from genmask.recipe_cost import cost
+from genmask.recipe_runs import cache, run
+from genmask.recipe_tasks import Parts, build_task, held_out
+from genmask.recipes import RECIPES, Recipe
 from genmask.timesteps import PowerLaw
 from genmask.training.autoencoder import AutoencoderConfig
 from genmask.training.language import DescriberConfig, LanguageConfig
@@ -151,7 +153,7 @@ def test_a_training_goes_on_from_a_finished_model(toy_pipeline_folder: Path) -> 
     start = Parts(start=toy_pipeline_folder)
     saved = load_file(toy_pipeline_folder / "transformer/diffusion_pytorch_model.safetensors")
     for variation in (recipe, replace(recipe, model=replace(recipe.model, shape=None))):
-        task = recipes._build(variation, start)
+        task = build_task(variation, start)
         assert isinstance(task, MaskTask)
         weights = task.transformer.state_dict()
         assert saved.keys() == weights.keys()
@@ -161,7 +163,7 @@ def test_a_training_goes_on_from_a_finished_model(toy_pipeline_folder: Path) -> 
         recipe, model=replace(recipe.model, shape=replace(shape, num_layers=shape.num_layers + 1))
     )
     with pytest.raises(ValueError, match=r"num_layers 2, expected the recipe's 3: .*model.shape=None"):
-        recipes._build(deeper, start)
+        build_task(deeper, start)
 
 
 @pytest.mark.parametrize("with_photographs", [False, True])
@@ -178,7 +180,7 @@ def test_the_three_recipes_make_a_model_that_segments(with_photographs: bool, tm
     assert run("tiny-recognition", tmp_path / "seeing", alone, recipe=toy("tiny-recognition"))
     output = tmp_path / "tiny"
     parts = replace(alone, transformer=tmp_path / "seeing" / "model")
-    counts = recipes.cache("tiny", tmp_path / "cache", parts, progress=silent, recipe=toy("tiny"))
+    counts = cache("tiny", tmp_path / "cache", parts, progress=silent, recipe=toy("tiny"))
     assert (counts.encoded, counts.found) == (12, 0)
     parts = replace(parts, cache=tmp_path / "cache")
     assert not run("tiny", output, parts, recipe=toy("tiny"), max_minutes=0)
@@ -248,10 +250,10 @@ def test_a_size_that_no_photograph_suits_takes_all(tmp_path: Path) -> None:
 
 def test_held_out_samples_are_spread_over_the_photographs(tmp_path: Path) -> None:
     write_photographs(tmp_path, [(64, 64), (40, 80)])
-    samples = recipes._held_out(("scenes/val", "photos/val"), tmp_path, 2)
+    samples = held_out(("scenes/val", "photos/val"), tmp_path, 2)
     assert {name: len(found) for name, found in samples.items()} == {"scenes": 2, "photos": 2}
     assert len({example.id.split("/")[0] for example in samples["photos"]}) == 2
-    assert [*recipes._held_out(("scenes/val", "photos/val"), None, 2)] == ["scenes"]
+    assert [*held_out(("scenes/val", "photos/val"), None, 2)] == ["scenes"]
 
 
 def test_a_finished_model_is_tuned_to_a_folder(toy_pipeline_folder: Path, tmp_path: Path) -> None:
@@ -266,7 +268,7 @@ def test_a_finished_model_is_tuned_to_a_folder(toy_pipeline_folder: Path, tmp_pa
     (tmp_path / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     parts = Parts(data=tmp_path, start=toy_pipeline_folder)
     recipe = toy("finetune")
-    before = recipes._build(recipe, parts)
+    before = build_task(recipe, parts)
     assert isinstance(before, MaskTask)
     assert [*before.validation] == ["folder"]
     held_out = {example.id for example in before.validation["folder"]}
@@ -283,7 +285,7 @@ def test_a_cache_needs_an_end(toy_pipeline_folder: Path, tmp_path: Path) -> None
     recipe = toy("tiny")
     recipe = replace(recipe, model=replace(recipe.model, shape=None, epoch_steps=0))
     with pytest.raises(ValueError, match=r"--override model\.epoch_steps=1000"):
-        recipes.cache("tiny", tmp_path, Parts(start=toy_pipeline_folder), progress=silent, recipe=recipe)
+        cache("tiny", tmp_path, Parts(start=toy_pipeline_folder), progress=silent, recipe=recipe)
 
 
 def test_the_paper_is_the_paper() -> None:

@@ -57,7 +57,8 @@ class Cache:
             )
         if self.samples is not None and self.samples < 1:
             raise ValueError(f"Got --samples {self.samples}, expected at least 1.")
-        from genmask.recipes import Parts, cache
+        from genmask.recipe_runs import cache
+        from genmask.recipe_tasks import Parts
         from genmask.training.cache import finished_shards
 
         recipe = find(self.recipe, self.override)

@@ -13,7 +13,8 @@ from genmask.commands.output import prepare_output
 from genmask.commands.terminal import did_you_mean
 
 if TYPE_CHECKING:
-    from genmask.recipes import Parts, Recipe
+    from genmask.recipe_tasks import Parts
+    from genmask.recipes import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,9 @@ class Train:
     """Stop after this long, with a checkpoint to resume from."""
 
     def run(self) -> None:
-        from genmask.recipes import RECIPES, Parts, run
+        from genmask.recipe_runs import run
+        from genmask.recipe_tasks import Parts
+        from genmask.recipes import RECIPES
 
         if self.list or not self.recipe:
             _print_recipes(RECIPES.items())
@@ -119,7 +122,7 @@ def _print_cost(recipe: Recipe, parts: Parts, processes: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from genmask.recipes import cost
+    from genmask.recipe_cost import cost
 
     if processes < 1:
         raise ValueError(f"Got --processes {processes}, expected 1 or more.")
