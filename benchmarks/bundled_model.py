@@ -139,7 +139,7 @@ def measure_photographs(
         rows = np.linspace(0, len(val.photographs) - 1, max_photos).astype(int)
         chosen = {(val.photographs[row].source, val.photographs[row].id) for row in rows}
         val = Photographs(root, "val", select=lambda photo: (photo.source, photo.id) in chosen)
-    shown_by = Counter(class_of(train, pair) for pair in range(len(train.pairs)))
+    shown_by = count_photographs(train)
     with STDERR.status("averaging the training masks of each class"):
         sums = {"constant": totals(val, best_constants(train))}
 
@@ -192,6 +192,11 @@ def measure_photographs(
 def class_of(photographs: Photographs, pair: int) -> ClassKey:
     row, label = photographs.pairs[pair]
     return photographs.photographs[row].source, photographs.photographs[row].classes[label]
+
+
+def count_photographs(photographs: Photographs) -> Counter[ClassKey]:
+    """Of each class, those that show it."""
+    return Counter(class_of(photographs, pair) for pair in range(len(photographs.pairs)))
 
 
 def measure_speed(pipe: GenMaskPipeline) -> dict[str, Any]:

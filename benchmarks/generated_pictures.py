@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from scipy import ndimage
+from scipy.stats import binomtest
 
 from genmask.atomic import save_json, save_png
 from genmask.data.backgrounds import BACKGROUNDS
@@ -120,21 +121,13 @@ def score(seen: Sequence[Sequence[Thing]], asked: Sequence[Sequence[Thing]]) -> 
         right["shape"] += _common([t.category for t in found], [t.category for t in wanted])
         right["both"] += _common(found, wanted)
     things = sum(map(len, asked))
-    low, high = wilson(right["both"], things)
+    low, high = binomtest(right["both"], things).proportion_ci(method="wilson")
     return {
         "things": things,
         **{name: count / things for name, count in right.items()},
         "low": low,
         "high": high,
     }
-
-
-def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """The interval of a share that holds the true one in 95 % of the cases."""
-    share, spread = successes / trials, z**2 / trials
-    middle = (share + spread / 2) / (1 + spread)
-    half = z * sqrt(share * (1 - share) / trials + spread / (4 * trials)) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _common(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:

@@ -9,8 +9,6 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from genmask.data.composition import COLOURS
@@ -28,7 +26,6 @@ from generated_pictures import (  # noqa: E402
     score,
     simple_scene,
     to_lab,
-    wilson,
 )
 
 
@@ -66,15 +63,6 @@ def test_a_thing_counts_once_and_only_whole() -> None:
     assert score([[], [star]], [[ring], [star]])["both"] == 0.5
     assert "car" not in CATEGORIES  # of several colours
     assert {"star", "ring", "circle"} <= set(CATEGORIES)
-
-
-@given(trials=st.integers(1, 200), data=st.data())
-def test_the_interval_holds_its_share(trials: int, data: st.DataObject) -> None:
-    successes = data.draw(st.integers(0, trials))
-    low, high = wilson(successes, trials)
-    assert 0 <= low <= successes / trials + 1e-9
-    assert successes / trials - 1e-9 <= high <= 1
-    assert wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)  # the textbook's
 
 
 def test_the_benchmark_prints_its_table_and_draws_its_sheet(
