@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from genmask.analysis.decoders import FittedDecoder, save_with_decoder
 from genmask.analysis.presence import RIDGE, fit_presence_head, presence_table, score_presence
 from genmask.mask_head import LinearMaskHead
 from genmask.pipeline import GenMaskPipeline
@@ -168,6 +169,15 @@ def test_the_head_is_saved_with_the_model(tmp_path: Path) -> None:
     weights = tmp_path / "presence_head" / "diffusion_pytorch_model.safetensors"
     assert weights.exists()
     assert json.loads((tmp_path / "model_index.json").read_text())["presence_head"][1] == "PresenceHead"
+
+
+def test_another_decoder_leaves_the_head_of_the_same_transformer_as_it_is(tmp_path: Path) -> None:
+    pipe, picture = with_heads(), random_picture(1)
+    pipe.save_pretrained(tmp_path / "model")
+    fitted = FittedDecoder(LinearMaskHead(16, 8), None)
+    save_with_decoder(tmp_path / "model", fitted, tmp_path / "new", as_own=False)
+    new = GenMaskPipeline.from_pretrained(tmp_path / "new")
+    assert new.segment(picture, "the mug").presence == pipe.segment(picture, "the mug").presence
 
 
 def test_the_head_is_exact_in_a_model_of_half_the_bits(tmp_path: Path) -> None:

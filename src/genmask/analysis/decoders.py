@@ -211,13 +211,13 @@ def decoder_table(source: str, scores: Mapping[str, Mapping[str, Any]]) -> list[
 
 
 def save_with_decoder(source: Path, fitted: FittedDecoder, target: Path, *, as_own: bool) -> None:
-    """Copy a model's folder and put the decoder into it, for `segment(decoder="linear")`; in place of what was fitted.
+    """Copy a model's folder and put the decoder into it, for `segment(decoder="linear")`, and the presence head.
 
-    All other files stay as they are, to the bit. The new folder appears whole or not at all.
+    What was not fitted anew stays as it is, to the bit. The new folder appears whole or not at all.
 
     Args:
         as_own: `segment` takes it unasked, and for each mask the threshold that promises the best IoU: for decoders
-            whose soft masks are probabilities, as those fitted on predictions are. The presence head goes with it.
+            whose soft masks are probabilities, as those fitted on predictions are.
 
     Raises:
         ValueError: `target` exists.
@@ -226,11 +226,11 @@ def save_with_decoder(source: Path, fitted: FittedDecoder, target: Path, *, as_o
         raise ValueError(f"Got {str(target)!r} to save a model to, which exists: name a new folder.")
     partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
     try:
-        shutil.copytree(source, partial, ignore=shutil.ignore_patterns("mask_head", "presence_head"))
+        fresh = ["mask_head"] if fitted.presence is None else ["mask_head", "presence_head"]
+        shutil.copytree(source, partial, ignore=shutil.ignore_patterns(*fresh))
         fitted.head.save_pretrained(partial / "mask_head")
         index = read_json(partial / MODEL_INDEX)
         index["mask_head"] = ["genmask.mask_head", LinearMaskHead.__name__]
-        index["presence_head"] = [None, None]
         if as_own:
             index |= {"decoder": "linear", "threshold": "auto"}
         if fitted.presence is not None:
