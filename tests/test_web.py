@@ -124,6 +124,28 @@ def test_generate_of_the_api_is_generate_of_the_pipeline(client: Client, pipelin
         assert np.array_equal(picture, expected)
 
 
+def test_a_visitor_stops_the_own_drawing_and_no_other(
+    pipeline: GenMaskPipeline, page_folder: PageFolder
+) -> None:
+    page = Page(pipeline, page_folder, max_pixels=10**6, max_bytes=10**9)
+    visitor, stranger = SimpleNamespace(session_hash="visitor"), SimpleNamespace(session_hash="stranger")
+
+    def drawn_steps(who_stops: SimpleNamespace) -> int:
+        steps: list[int] = []
+
+        def progress(done: tuple[int, int], unit: str) -> None:
+            steps.append(done[0])
+            if done[0] == 2:
+                page.stop(who_stops)
+
+        page.generate("a mug", num_inference_steps=5, guidance_scale=1, request=visitor, progress=progress)
+        return steps[-1]
+
+    assert drawn_steps(visitor) == 2
+    page.stop(visitor)  # nothing is drawn: nothing is stopped
+    assert drawn_steps(stranger) == 5
+
+
 def test_the_documented_program_runs(served: str, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (Path(__file__).parents[1] / "docs" / "web.md").read_text(encoding="utf-8")
     program, decoding = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)

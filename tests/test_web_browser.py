@@ -131,3 +131,17 @@ def test_draw(page: sync_api.Page) -> None:
     source = page.locator("#drawn img").get_attribute("src")
     with Image.open(io.BytesIO(httpx.get(source).content)) as picture:
         assert picture.size == (64, 64)
+
+
+def test_a_drawing_is_stopped_and_the_next_one_is_drawn(page: sync_api.Page) -> None:
+    page.get_by_role("tab", name="Draw").click()
+    page.locator("#prompt textarea").fill("a red mug")
+    page.get_by_label("number input for Steps").fill("100")
+    page.locator("#draw").click()
+    page.locator("#drawn .progress-text").wait_for()
+    page.locator("#stop").click()
+    page.locator("#drawn .progress-text").wait_for(state="detached")
+    assert not page.locator("#drawn img").count()
+    page.get_by_label("number input for Steps").fill("1")
+    page.locator("#draw").click()
+    page.locator("#drawn img").wait_for()

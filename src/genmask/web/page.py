@@ -52,6 +52,8 @@ class Page:
         # Scheduler, rotary cache and the language model's positions are state of the pipeline. The queue alone does
         # not keep requests apart: where a visitor leaves, it goes on to the next while the thread still runs.
         self._lock = threading.Lock()
+        self._drawing_for: str | None = None
+        """The visitor for whom a picture is being drawn."""
 
     def segment(
         self,
@@ -79,7 +81,8 @@ class Page:
         seed: int = 0,
         height: int | None = None,
         width: int | None = None,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio fills in what stands here)
+        request: gr.Request | None = None,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio fills in both)
     ) -> str:
         """Draw a picture from a caption; height and width are multiples of 16."""
         with plain_errors():
@@ -88,7 +91,7 @@ class Page:
                 progress((step + 1, num_inference_steps), unit="steps")
                 return tensors
 
-            with self._lock:
+            with self._lock, self._known(request):
                 (picture,) = self.pipeline.generate(
                     prompt,
                     negative_prompt=negative_prompt,
@@ -99,9 +102,25 @@ class Page:
                     width=width,
                     callback_on_step_end=on_step_end,
                 )
+                if self.pipeline.interrupt:  # half noise, and nobody wants it
+                    return gr.skip()
             path = self.folder.new() / "picture.png"
             save_png(picture, path)
             return str(path)
+
+    def stop(self, request: gr.Request) -> None:
+        """End the drawing that is being made for the visitor, if there is one, after the step it is at."""
+        if self._drawing_for is not None and self._drawing_for == request.session_hash:
+            self.pipeline._interrupt = True
+
+    @contextlib.contextmanager
+    def _known(self, request: gr.Request | None) -> Iterator[None]:
+        """For whom it is drawn meanwhile."""
+        self._drawing_for = None if request is None else request.session_hash
+        try:
+            yield
+        finally:
+            self._drawing_for = None
 
     def show(
         self,
@@ -284,7 +303,9 @@ def build(page: Page, model: str) -> gr.Blocks:
                     ]
                 negative = gr.Textbox("", label="Lead away from", placeholder="blurred")
                 generate_seed = gr.Number(label="Seed", value=0, precision=0)
-                draw = gr.Button("Draw", variant="primary", size="lg", elem_id="draw")
+                with gr.Row():
+                    draw = gr.Button("Draw", variant="primary", size="lg", elem_id="draw", min_width=140)
+                    stop = gr.Button("Stop", size="lg", elem_id="stop", min_width=140)
             with gr.Column(min_width=300):
                 drawn = gr.Image(
                     label="Picture", interactive=False, height=420, buttons=["download", "fullscreen"],
@@ -311,7 +332,9 @@ def build(page: Page, model: str) -> gr.Blocks:
             None, js="() => document.querySelector('#archive')?.click()", **private
         )
         wished = [prompt, negative, steps, guidance, generate_seed, *sides]
-        draw.click(page.generate, wished, drawn, api_name="generate", **runs_model)
+        drawing = draw.click(page.generate, wished, drawn, api_name="generate", **runs_model)
+        # Gradio forgets a call that waits, and what one that runs will answer, but leaves its thread to itself.
+        stop.click(page.stop, None, None, cancels=[drawing], **private)
         # The API's own outputs: plain JSON and a file.
         records, picture = gr.JSON(visible=False), gr.Image(visible=False)
         own = gr.Number(None, visible=False, label="threshold")
