@@ -38,6 +38,7 @@ def main() -> None:
     )
     parser.add_argument("--photos", type=Path, help="ask about the photographs in this folder")
     parser.add_argument("--samples", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0, help="of the stream of drawn scenes")
     parser.add_argument(
         "--no-masks", action="store_true", help="count right descriptions alone: many times faster"
     )
@@ -49,7 +50,7 @@ def main() -> None:
         describer = load_model(Qwen2_5_VLForConditionalGeneration, arguments.describer, dtype=torch.float32)
         pipe.register_modules(describer=describer)
     source = (
-        SceneQuestions("val", length=arguments.samples)
+        SceneQuestions("val", seed=arguments.seed, length=arguments.samples)
         if arguments.photos is None
         else PhotographQuestions(arguments.photos, "val")
     )
