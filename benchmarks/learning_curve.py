@@ -109,6 +109,7 @@ def plot(points: dict[int, dict[str, float]], laws: dict[str, tuple[float, float
     """Errors and laws on logarithmic axes, one panel a score."""
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     steps = sorted(points)
     figure, panels = plt.subplots(1, len(TARGETS), figsize=(3.1 * len(TARGETS), 3), layout="constrained")
@@ -118,7 +119,11 @@ def plot(points: dict[int, dict[str, float]], laws: dict[str, tuple[float, float
         panel.loglog(reach, scale * reach**-exponent, "--", color="0.6", label="power law")
         panel.loglog(steps, [1 - points[step][name] for step in steps], "o-", color="C0", label="measured")
         panel.axhline(1 - wanted, color="C3", linewidth=1, label=f"wanted: {wanted}")
-        panel.set(title=name.replace(": ", "\n"), xlabel="steps")
+        panel.set_title(name.replace(": ", "\n"), fontsize=9)
+        panel.set_xlabel("steps")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 4, 6, 8)))
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter(NullFormatter())
         panel.legend(fontsize=7)
     panels[0].set_ylabel("error")
     figure.savefig(path)
