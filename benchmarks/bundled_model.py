@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bundled_model_report import floors, tables
+from bundled_model_report import FREQUENT, floors, tables
 from constant_baseline import ClassKey, best_constants, key, scores, totals
 from rich.console import Console
 from rich.progress import track
@@ -46,8 +46,6 @@ from genmask.pipeline import DECODERS, GenMaskPipeline
 
 FIRST_INDEX = 100_000
 """In the validation stream of scenes; the held-out scores during training stay far below it."""
-FREQUENT = 20
-"""Training photographs that show a class which is called frequent."""
 CALLS = 7
 """Timed calls of each sort; the median counts."""
 TABLE_WIDTH = 132
@@ -59,11 +57,16 @@ def oracle(pipe: GenMaskPipeline, masks: Sequence[np.ndarray]) -> list[np.ndarra
     return list(round_trip(pipe, masks) > 0.5)
 
 
-def measure_scenes(pipe: GenMaskPipeline, count: int, size: int, batch_size: int) -> dict[str, Any]:
-    """One sentence on each of `count` fresh scenes of `size` x `size` pixels."""
+def fresh_scenes(count: int, size: int) -> list[Example]:
+    """One sentence on each of `count` scenes that no training has scored itself on."""
     step, scenes = Scenes.EXPRESSIONS_PER_SCENE, Scenes("val", size=size)
     indices = (FIRST_INDEX + step * i + i % step for i in range(count))
-    examples = [scenes[i] for i in track(indices, "drawing scenes", total=count, console=STDERR)]
+    return [scenes[i] for i in track(indices, "drawing scenes", total=count, console=STDERR)]
+
+
+def measure_scenes(pipe: GenMaskPipeline, count: int, size: int, batch_size: int) -> dict[str, Any]:
+    """One sentence on each of `count` fresh scenes of `size` x `size` pixels."""
+    examples = fresh_scenes(count, size)
     named = [example for example in examples if example.kind in SINGULAR]
 
     answers = {

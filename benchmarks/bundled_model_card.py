@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bundled_model_report import GROUPS
+from bundled_model_report import FREQUENT, GROUPS
 
 BEGIN, END = "<!-- scores: begin -->\n", "<!-- scores: end -->"
 
@@ -64,7 +64,7 @@ def lines(own: dict[str, Any], plain: dict[str, Any]) -> Iterator[str]:
     name = f"**oIoU over all {pairs:,} (photograph, class) pairs**"
     yield _photographs_row(name, photographs, "all", "oIoU")
     yield _photographs_row(f"**its mean over {classes} classes**", photographs, "all", "macro")
-    name = f"its mean over the {frequent} of at least 20 training photographs"
+    name = f"its mean over the {frequent} of at least {FREQUENT} training photographs"
     yield _photographs_row(name, photographs, "frequent", "macro")
     yield ""
 

@@ -9,6 +9,8 @@ from rich.table import Table
 
 MARGIN = 0.05
 """By how much a source must beat the constant answer to count."""
+FREQUENT = 20
+"""Training photographs that show a class which is called frequent."""
 GROUPS = ("all", "frequent")
 """Of photographs, beside their sources."""
 

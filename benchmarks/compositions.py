@@ -21,18 +21,23 @@ from rich.table import Table
 
 from genmask.data.compositions import Compositions
 from genmask.data.compositions_expressions import SHARES
+from genmask.data.example import Example
 from genmask.data.expressions import SINGULAR
 from genmask.evaluation.benchmarks import load_benchmark
 from genmask.pipeline import GenMaskPipeline
 
 
+def compositions(root: Path, count: int) -> list[Example]:
+    """One sentence on each of `count` validation compositions."""
+    val, step = load_benchmark("compositions/val", root)[1], Compositions.EXPRESSIONS
+    if not 2 <= count <= len(val) // step:
+        raise ValueError(f"Got {count} compositions, expected 2 to {len(val) // step}.")
+    return [val[step * i + i % step] for i in range(count)]
+
+
 def measure(pipe: GenMaskPipeline, root: Path, count: int, batch_size: int) -> dict[str, Any]:
     """oIoU by kind of sentence and over all that name one object; shares of empty answers."""
-    val = load_benchmark("compositions/val", root)[1]
-    step = Compositions.EXPRESSIONS
-    if not 2 <= count <= len(val) // step:
-        raise ValueError(f"Got --count {count}, expected 2 to {len(val) // step}.")
-    examples = [val[step * i + i % step] for i in range(count)]
+    examples = compositions(root, count)
     texts = [example.text for example in examples]
     answers = {
         "model": segment(pipe, examples, texts, batch_size, "compositions"),

@@ -3,6 +3,8 @@
     git archive f2dbdc7 src/genmask/models/tiny | tar -x -C before
     python benchmarks/learning_curve.py 5500=before/src/genmask/models/tiny 15650=tiny --photos FOLDER
 
+The other weights between these two are those of 96b0585 (9,700 steps), 1e0de59 (12,300) and 5b39755 (14,500).
+
 Every model answers the same samples, by the VAE's decoder and a threshold of 0.5 whatever it prefers, so that the
 curve is that of the transformer. Through the scores a power law is laid, error = c * steps^-k (least squares in
 logarithms; an error is 1 - oIoU, or the share of wrong answers). What it says beyond the last point is an
@@ -20,17 +22,16 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from bundled_model import FIRST_INDEX, FREQUENT, class_of, count_photographs, count_pixels, segment, target
+from bundled_model import class_of, count_photographs, count_pixels, fresh_scenes, segment, target
+from bundled_model_report import FREQUENT
+from compositions import compositions as composed_photographs
 from constant_baseline import ClassKey
 from rich.console import Console
 from rich.table import Table
 
-from genmask.data.compositions import Compositions
 from genmask.data.example import Example
 from genmask.data.expressions import SINGULAR
 from genmask.data.photographs import Photographs
-from genmask.data.scenes import Scenes
-from genmask.evaluation.benchmarks import load_benchmark
 from genmask.evaluation.metrics import IoUTotals
 from genmask.pipeline import GenMaskPipeline
 
@@ -49,17 +50,13 @@ class Material:
     """The samples that every model answers."""
 
     def __init__(self, photos: Path, scenes: int, photographs: int, compositions: int) -> None:
-        step, drawn = Scenes.EXPRESSIONS_PER_SCENE, Scenes("val", size=128)
-        self.scenes = [drawn[FIRST_INDEX + step * i + i % step] for i in range(scenes)]
+        self.scenes = fresh_scenes(scenes, size=128)
         train, val = Photographs(photos, "train"), Photographs(photos, "val")
         self.frequent = {name for name, count in count_photographs(train).items() if count >= FREQUENT}
         groups = [list(group) for _, group in groupby(range(len(val)), key=lambda pair: val.pairs[pair][0])]
         chosen = np.linspace(0, len(groups) - 1, min(photographs, len(groups))).astype(int)
         self.photographs = [[(class_of(val, pair), val[pair]) for pair in groups[row]] for row in chosen]
-        composed = load_benchmark("compositions/val", photos)[1]
-        self.compositions = [
-            composed[Compositions.EXPRESSIONS * i + i % Compositions.EXPRESSIONS] for i in range(compositions)
-        ]
+        self.compositions = composed_photographs(photos, compositions)
 
     def scores(self, pipe: GenMaskPipeline) -> dict[str, float]:
         """By the names of `TARGETS`."""

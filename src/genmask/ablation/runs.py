@@ -91,8 +91,8 @@ def pretrain(scale: Scale, output: Path, max_seconds: float | None = None) -> bo
         False if it stopped early, after `max_seconds`.
     """
     folder, config = output / START, scale.pretraining()
-    is_done = (folder / "model").exists() and not (folder / "checkpoints").exists()  # which go last
-    if is_done or not scale.pretraining_steps:
+    is_trained = (folder / "model").exists() and not (folder / "checkpoints").exists()  # which go last
+    if is_trained or not scale.pretraining_steps:
         return True
     folder.mkdir(parents=True, exist_ok=True)
     save_json(scale.numbers(), folder / SETTINGS)

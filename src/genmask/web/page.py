@@ -83,15 +83,15 @@ class Page:
         width: int | None = None,
         request: gr.Request | None = None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio fills in both)
-    ) -> str:
-        """Draw a picture from a caption; height and width are multiples of 16."""
+    ) -> str | dict[str, Any]:
+        """Draw a picture from a caption; height and width are multiples of 16. Of a stopped one nothing is shown."""
         with plain_errors():
 
             def on_step_end(_: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
                 progress((step + 1, num_inference_steps), unit="steps")
                 return tensors
 
-            with self._lock, self._known(request):
+            with self._lock, self._drawing(request):
                 (picture,) = self.pipeline.generate(
                     prompt,
                     negative_prompt=negative_prompt,
@@ -114,7 +114,7 @@ class Page:
             self.pipeline._interrupt = True
 
     @contextlib.contextmanager
-    def _known(self, request: gr.Request | None) -> Iterator[None]:
+    def _drawing(self, request: gr.Request | None) -> Iterator[None]:
         """For whom it is drawn meanwhile."""
         self._drawing_for = None if request is None else request.session_hash
         try:
