@@ -89,6 +89,20 @@ def test_the_model_sees_the_picture_at_the_size_it_is_given() -> None:
     assert grids.tolist() == [[1, 2, 2], [1, 124, 128]], "Qwen's own pixel limits must not act"
 
 
+def test_the_vlm_may_see_less_than_the_vae() -> None:
+    toy = toy_processor()
+    limited = GenMaskProcessor(toy.image_processor, toy.tokenizer, vlm_max_pixels=32 * 48)
+    small, large = picture(32, 48), picture(96, 144)
+    pixel_values, grids = limited.patches([small, large])
+    patch = toy.image_processor.patch_size
+    assert grids.tolist() == [[1, 32 // patch, 48 // patch]] * 2
+    resized = toy.patches([large.resize((48, 32), Image.Resampling.BICUBIC)])[0]
+    assert torch.allclose(pixel_values[: len(resized)], toy.patches([small])[0], atol=1e-6)
+    assert torch.allclose(pixel_values[len(resized) :], resized, atol=1e-6)
+    one_size = limited.patches(torch.from_numpy(np.stack([np.asarray(large)] * 2)))[0]
+    assert torch.allclose(one_size, torch.cat([resized, resized]), atol=1e-6)
+
+
 # -- words to tokens
 
 
@@ -209,11 +223,14 @@ def assert_same_processor(loaded: GenMaskProcessor, original: GenMaskProcessor) 
         assert torch.equal(getattr(found, name), tensor), name
     assert loaded.chat_template == original.chat_template
     assert loaded.describe_prompt == original.describe_prompt
+    assert loaded.vlm_max_pixels == original.vlm_max_pixels
 
 
 def test_a_saved_processor_loads_the_same(tmp_path: Path) -> None:
     toy = toy_processor()
-    original = GenMaskProcessor(toy.image_processor, toy.tokenizer, describe_prompt="What is {instruction}")
+    original = GenMaskProcessor(
+        toy.image_processor, toy.tokenizer, describe_prompt="What is {instruction}", vlm_max_pixels=1024
+    )
     original.save_pretrained(tmp_path)
     assert_same_processor(GenMaskProcessor.from_pretrained(tmp_path), original)
 
@@ -255,6 +272,12 @@ def test_a_template_without_a_place_for_the_picture_is_refused() -> None:
         GenMaskProcessor(processor.image_processor, processor.tokenizer, template)
     with pytest.raises(ValueError, match=r"holds \{instruction\}"):
         GenMaskProcessor(processor.image_processor, processor.tokenizer, describe_prompt="What is it?")
+
+
+def test_a_vlm_that_would_see_less_than_a_token_is_refused() -> None:
+    processor = toy_processor()
+    with pytest.raises(ValueError, match="Got vlm_max_pixels 1, expected at least those of one token"):
+        GenMaskProcessor(processor.image_processor, processor.tokenizer, vlm_max_pixels=1)
 
 
 # -- the condition

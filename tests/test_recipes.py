@@ -45,6 +45,10 @@ SMALLER: dict[str, dict[str, Any]] = {
         "segmentation_batch": 4, "generation_batch": 2, "epoch_steps": 2,
         "resolution": 64, "compile": False, "recognition_block": 0,
     },
+    "tiny-fine": {
+        "sizes": ((96, 96), (80, 112)), "segmentation_batch": 4, "generation_batch": 2,
+        "resolution": 96, "vlm_max_pixels": 64 * 64, "compile": False, "recognition_block": 0,
+    },
     "tiny-recognition": {"shape": SHAPE, "sizes": ((64, 64), (48, 80)), "batch_size": 4, "block": 0},
     "finetune": {"sizes": ((64, 64), (48, 80)), "segmentation_batch": 4, "resolution": 64},
 }  # fmt: skip
@@ -89,8 +93,9 @@ def test_every_name_is_a_complete_configuration(name: str) -> None:
     assert recipe.loop.warmup_steps < recipe.loop.steps
 
 
-def test_the_sizes_suit_the_model() -> None:
-    tiny = RECIPES["tiny"]().model
+@pytest.mark.parametrize("name", ["tiny", "tiny-fine"])
+def test_the_sizes_suit_the_model(name: str) -> None:
+    tiny = RECIPES[name]().model
     assert isinstance(tiny, MaskConfig)
     for height, width in tiny.sizes:
         assert 0.8 <= height * width / tiny.resolution**2 <= 1.25
@@ -201,9 +206,20 @@ def test_the_three_recipes_make_a_model_that_segments(with_photographs: bool, tm
     assert f"{scores['scenes_oiou']:.3f}" in card
     finished = Parts(data=photos, start=output / "model")
     assert run("tiny-vae-decoder", tmp_path / "decoder", finished, recipe=toy("tiny-vae-decoder"))
-    pipeline = GenMaskPipeline.from_pretrained(output / "model")
+    drawn_only = replace(finished, data=None)  # one photograph is too little to compose others of
+    assert run("tiny-fine", tmp_path / "fine", drawn_only, recipe=toy("tiny-fine"))
     example = Scenes("val", size=64)[0]
-    assert pipeline.segment(example.image, example.text).mask.shape == (64, 64)
+    for folder in (output, tmp_path / "fine"):
+        pipeline = GenMaskPipeline.from_pretrained(folder / "model")
+        assert pipeline.segment(example.image, example.text).mask.shape == (64, 64)
+    assert pipeline.processor.vlm_max_pixels == 64 * 64
+    assert not pipeline.config.noise
+    assert pipeline.presence_head is not None
+    again = build_task(toy("tiny-fine"), Parts(start=tmp_path / "fine" / "model"))
+    assert isinstance(again, MaskTask)
+    assert again.network.presence_head is not None
+    assert torch.equal(again.network.presence_head.linear.weight, pipeline.presence_head.linear.weight)
+    assert pipeline.presence_head.linear.weight.any()
 
 
 def test_scenes_are_asked_about_twice_and_never_twice_the_same() -> None:

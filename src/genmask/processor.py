@@ -74,9 +74,11 @@ class GenMaskProcessor(ProcessorMixin):
         tokenizer: with Qwen2.5's special tokens.
         chat_template: None takes the tokenizer's, else `CHAT_TEMPLATE`.
         describe_prompt: how this model is asked what an "{instruction}" means; saved with it.
+        vlm_max_pixels: larger pictures are scaled down to at most so many for the VLM, whatever the VAE sees; None
+            scales none. Saved with it.
 
     Raises:
-        ValueError: a chat template or prompt without a place for what goes into it.
+        ValueError: a chat template or prompt without a place for what goes into it; less than a token's pixels.
     """
 
     return_mm_token_type_ids = True
@@ -87,10 +89,16 @@ class GenMaskProcessor(ProcessorMixin):
         tokenizer: PreTrainedTokenizerBase,
         chat_template: str | None = None,
         describe_prompt: str = DESCRIBE_PROMPT,
+        vlm_max_pixels: int | None = None,
     ) -> None:
         if "{instruction}" not in describe_prompt:
             raise ValueError(
                 f"Got describe_prompt {describe_prompt!r}, expected one that holds {{instruction}}."
+            )
+        token = (image_processor.patch_size * image_processor.merge_size) ** 2
+        if vlm_max_pixels is not None and vlm_max_pixels < token:
+            raise ValueError(
+                f"Got vlm_max_pixels {vlm_max_pixels}, expected at least those of one token, {token}."
             )
         super().__init__(
             image_processor,
@@ -98,6 +106,7 @@ class GenMaskProcessor(ProcessorMixin):
             chat_template=chat_template or tokenizer.chat_template or CHAT_TEMPLATE,
         )
         self.describe_prompt = describe_prompt
+        self.vlm_max_pixels = vlm_max_pixels
         self.image_token = IMAGE_TOKEN
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         self._frames = {with_image: self._frame(with_image) for with_image in (False, True)}
@@ -190,7 +199,8 @@ class GenMaskProcessor(ProcessorMixin):
     def patches(self, images: Sequence[Picture] | Tensor) -> tuple[Tensor, Tensor]:
         """Resize to multiples of a token's side where needed, normalise, cut into patches in model order.
 
-        The picture is never scaled to Qwen's own pixel limits: the model sees what the VAE sees.
+        The picture is never scaled to Qwen's own pixel limits: the model sees what the VAE sees, or that at
+        `vlm_max_pixels`.
 
         Args:
             images: at least one. Quickest are pictures of one size that needs no change.
@@ -205,9 +215,11 @@ class GenMaskProcessor(ProcessorMixin):
         cell = processor.patch_size * processor.merge_size
         arrays = [_to_array(image) for image in images]
         sizes = {array.shape[:2] for array in arrays}
-        if len(sizes) == 1 and all(side % cell == 0 for side in arrays[0].shape[:2]):
+        most = self.vlm_max_pixels or 2**62
+        height, width = arrays[0].shape[:2]
+        if len(sizes) == 1 and height % cell == width % cell == 0 and height * width <= most:
             return self._patches_of_equal_sizes(torch.from_numpy(np.stack(arrays)))
-        limits = {"shortest_edge": cell**2, "longest_edge": 2**62}
+        limits = {"shortest_edge": cell**2, "longest_edge": most}
         inputs = processor(arrays, size=limits, input_data_format="channels_last", return_tensors="pt")
         return inputs["pixel_values"], inputs["image_grid_thw"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -21,6 +21,7 @@ from genmask.evaluation.benchmarks import load_benchmark
 from genmask.loading import load_model
 from genmask.mask_head import LinearMaskHead
 from genmask.model_folder import load_processor, resolve_model
+from genmask.presence_head import PresenceHead
 from genmask.recipes import RESOLUTION, Recipe
 from genmask.training.autoencoder import AutoencoderConfig, AutoencoderTask
 from genmask.training.cache import EncodingCache, model_identity
@@ -41,6 +42,8 @@ from genmask.training.new_transformer import build_transformer
 from genmask.training.own_folder import folder_split
 from genmask.training.pretraining import PretrainingConfig, build_pretraining_task
 from genmask.training.sources import SceneSource
+
+_Head = TypeVar("_Head", LinearMaskHead, PresenceHead)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +183,10 @@ def _mask_task(recipe: Recipe, config: MaskConfig, parts: Parts) -> MaskTask:
         vlm=language,
         processor=load_processor(processor),
         describer=_describer(parts.start, dtype),
-        mask_head=_mask_head(config, parts.start),
+        mask_head=_head(LinearMaskHead, "mask_head", parts.start)
+        if config.supervision == "bce-linear"
+        else None,
+        presence_head=_head(PresenceHead, "presence_head", parts.start) if config.presence_weight else None,
         cache=None if parts.cache is None else EncodingCache(parts.cache, identity),
         identity=identity,
         original_vlm=load_language,
@@ -207,12 +213,10 @@ def _transformer(config: MaskConfig, parts: Parts, text_dim: int) -> GenMaskTran
     return transformer.requires_grad_(True)
 
 
-def _mask_head(config: MaskConfig, start: str | Path | None) -> LinearMaskHead | None:
-    """The starting model's, if the run goes on training one."""
-    if start is None or config.supervision != "bce-linear":
-        return None
-    folder = resolve_model(start) / "mask_head"
-    return load_model(LinearMaskHead, folder, dtype=torch.float32) if folder.is_dir() else None
+def _head(kind: type[_Head], name: str, start: str | Path | None) -> _Head | None:
+    """The starting model's, if it has one, for a run that goes on training it."""
+    folder = None if start is None else resolve_model(start) / name
+    return load_model(kind, folder, dtype=torch.float32) if folder is not None and folder.is_dir() else None
 
 
 def _describer(start: str | Path | None, dtype: torch.dtype) -> Qwen2_5_VLForConditionalGeneration | None:

@@ -48,12 +48,17 @@ class MaskConfig:
     """Weight of telling what each patch of the picture shows: for a transformer that has not been pretrained."""
     recognition_block: int = 4
     """The block from whose output it is told."""
+    presence_weight: float = 0.0
+    """Weight of telling whether the target is there at all, from the last block's output: trains the presence head."""
     epoch_steps: int = 0
     """Steps after which the same samples come again, with other noise; 0 for samples without end."""
     lora_rank: int = 0
     """Train adapters of this rank in place of the weights; they are merged into the result."""
     vlm_precision: str = "bf16"
     """"float32", "bf16" or "int8": of the frozen VLM's weights."""
+    vlm_max_pixels: int | None = None
+    """Scale pictures down to so many pixels for the VLM, in training and inference; None: as the model does that the
+    run starts from."""
     offload: bool = False
     """Keep the VLM on the CPU but for the moment in which a step's prompts are encoded."""
     gradient_checkpointing: bool = False

@@ -20,6 +20,7 @@ from genmask.objectives import (
 )
 from genmask.timesteps import TimestepDensity
 from genmask.training.mask_config import MaskConfig
+from genmask.training.presence import presence_known, presence_loss
 from genmask.training.recognition import recognition_loss
 from genmask.training.samples import Encoding
 
@@ -62,6 +63,9 @@ class MaskObjective:
             assert samples.concepts is not None
             total, weight = recognition_loss(prediction.concept_logits, samples.coverage, samples.concepts)
             losses["recognition"] = WeightedSum(self.config.recognition_weight * total, weight)
+        if prediction.presence_logits is not None:
+            total, weight = presence_loss(prediction.presence_logits, samples.masks, samples.ignore)
+            losses["presence"] = WeightedSum(self.config.presence_weight * total, weight)
         return losses
 
     def generation(self, network: nn.Module, samples: Encoding, indices: Sequence[int]) -> WeightedSum:
@@ -81,6 +85,9 @@ class MaskObjective:
         weights = {"segmentation": weight}
         if samples.coverage is not None:
             weights["recognition"] = float(samples.coverage[..., 0].numel())
+        if self.config.presence_weight:
+            assert samples.masks is not None
+            weights["presence"] = float(presence_known(samples.masks, samples.ignore).sum())
         return weights
 
     def noise(

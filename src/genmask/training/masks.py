@@ -24,6 +24,7 @@ from genmask.latents import COMPRESSION
 from genmask.mask_head import LinearMaskHead
 from genmask.objectives import WeightedSum
 from genmask.pipeline import GenMaskPipeline
+from genmask.presence_head import PresenceHead
 from genmask.processor import GenMaskProcessor
 from genmask.quantise import quantise
 from genmask.segmentation import Segmentation
@@ -60,6 +61,7 @@ class MaskTask:
         vae, vlm, processor: frozen.
         describer: of the model to go on from: it is not trained, and saved with the rest.
         mask_head: of the third supervision, to go on from; None for a new one.
+        presence_head: to go on from, where one is trained; None for a new one.
         cache: what VAE and VLM made of the samples before; they are not run then.
         original_vlm: loads the VLM again, to be saved where it is quantised for the training.
         identity: of VAE, VLM and processor (`cache.model_identity`), in the keys of the cache.
@@ -81,6 +83,7 @@ class MaskTask:
         processor: GenMaskProcessor,
         describer: Qwen2_5_VLForConditionalGeneration | None = None,
         mask_head: LinearMaskHead | None = None,
+        presence_head: PresenceHead | None = None,
         cache: EncodingCache | None = None,
         identity: str = "",
         original_vlm: Callable[[], Qwen2_5_VLForConditionalGeneration] | None = None,
@@ -90,6 +93,8 @@ class MaskTask:
         self.original_vlm = original_vlm if config.vlm_precision == "int8" else None
         if config.vlm_precision == "int8":
             quantise(vlm)
+        if config.vlm_max_pixels is not None:
+            processor.vlm_max_pixels = config.vlm_max_pixels
         self.config = config
         self.samples = MaskSamples(config, segmentation_sources, generation_sources)
         self.validation = validation
@@ -113,6 +118,7 @@ class MaskTask:
                 f"Got a model with a mask head, which supervision {config.supervision!r} does not train: "
                 "take 'bce-linear'."
             )
+        presence_head = _presence_head(config, transformer, presence_head)
         recognition = None
         if config.recognition_weight:
             recognition = RecognitionHead.for_sources(transformer, segmentation_sources)
@@ -122,6 +128,7 @@ class MaskTask:
             mask_head,
             recognition,
             config.recognition_block,
+            presence_head,
             prediction=config.prediction,
             picture_first=config.picture_first,
         )
@@ -262,6 +269,7 @@ class MaskTask:
     def pipeline(self) -> GenMaskPipeline:
         """The modules as they stand, ready to use; every process of a sharded run must take part."""
         transformer, mask_head = self.transformer, self.network.mask_head
+        presence_head = self.network.presence_head
         if is_sharded(self.network):
             weights = {name: full_tensor(x).detach() for name, x in self.network.state_dict().items()}
             transformer = GenMaskTransformer.from_config(self.transformer.config).to(self.encoder.vae.device)
@@ -271,6 +279,9 @@ class MaskTask:
             if mask_head is not None:
                 mask_head = LinearMaskHead.from_config(mask_head.config).to(self.encoder.vae.device)
                 mask_head.load_state_dict(_under("mask_head.", weights))
+            if presence_head is not None:
+                presence_head = PresenceHead.from_config(presence_head.config).to(self.encoder.vae.device)
+                presence_head.load_state_dict(_under("presence_head.", weights))
         return GenMaskPipeline(
             transformer=transformer,
             vae=self.encoder.vae,
@@ -279,6 +290,7 @@ class MaskTask:
             scheduler=FlowMatchEulerDiscreteScheduler(),
             describer=self.describer,
             mask_head=mask_head,
+            presence_head=presence_head,
             resolution=self.config.resolution,
             shortcut=self.config.shortcut,
             prediction=self.config.prediction,
@@ -335,6 +347,21 @@ class MaskTask:
                 if module is not None:
                     module.to(torch.bfloat16)
             pipeline.save_pretrained(folder)
+
+
+def _presence_head(
+    config: MaskConfig, transformer: GenMaskTransformer, given: PresenceHead | None
+) -> PresenceHead | None:
+    """The one that is trained, if any; a new one starts at even odds."""
+    if not config.presence_weight:
+        return None
+    if given is not None:
+        return given
+    width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
+    head = PresenceHead(config.segmentation_frames * width)
+    for parameter in head.parameters():
+        nn.init.zeros_(parameter)
+    return head
 
 
 def _counted(example: Example, answer: Segmentation) -> Counts:

@@ -25,8 +25,8 @@ from genmask.images import read_size
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
-CACHED_AREA = 160 * 160
-"""Photographs are kept in memory at this many pixels: somewhat more than they are trained at, for the crops."""
+CACHED_AREA = 1.25**2
+"""Photographs are kept in memory at so many times the pixels that they are trained at, for the crops."""
 MAX_ENLARGEMENT = 2
 """A captioned picture that would have to be made larger than so many times, in height or width, is left out."""
 MAX_SKIPS = 1000
@@ -91,7 +91,8 @@ class PhotographSource:
         self, root: Path, sizes: Sequence[Size], seed: int = 0, sources: tuple[str, ...] | None = None
     ) -> None:
         self.seed = seed
-        everything = Photographs(root, "train", sources, seed=seed, area=CACHED_AREA)
+        area = round(CACHED_AREA * max(height * width for height, width in sizes))
+        everything = Photographs(root, "train", sources, seed=seed, area=area)
         photographs = everything.photographs
         self.concepts: Sequence[str] = everything.concepts
         self._by_size: dict[Size, Photographs] = {}
@@ -99,9 +100,7 @@ class PhotographSource:
         for size, rows in groups.items():
             images = {photographs[row].image for row in rows}
             select = partial(_is_one_of, images)
-            self._by_size[size] = Photographs(
-                root, "train", sources, seed=seed, area=CACHED_AREA, select=select
-            )
+            self._by_size[size] = Photographs(root, "train", sources, seed=seed, area=area, select=select)
             self._by_size[size].preload()
 
     def segmentation(self, index: int, height: int, width: int) -> Example:
