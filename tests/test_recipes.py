@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -15,11 +16,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from genmask.commands.train import find
 from genmask.data.scenes import Scenes
 from genmask.pipeline import GenMaskPipeline
 from genmask.recipe_cost import cost
 from genmask.recipe_runs import cache, run
-from genmask.recipe_tasks import Parts, build_task, held_out
+from genmask.recipe_tasks import Parts, build_task, held_out, inherited
 from genmask.recipes import RECIPES, Recipe
 from genmask.timesteps import PowerLaw
 from genmask.training.autoencoder import AutoencoderConfig
@@ -50,7 +52,7 @@ SMALLER: dict[str, dict[str, Any]] = {
         "resolution": 96, "vlm_max_pixels": 64 * 64, "compile": False, "recognition_block": 0,
     },
     "tiny-recognition": {"shape": SHAPE, "sizes": ((64, 64), (48, 80)), "batch_size": 4, "block": 0},
-    "finetune": {"sizes": ((64, 64), (48, 80)), "segmentation_batch": 4, "resolution": 64},
+    "finetune": {"segmentation_batch": 4},
 }  # fmt: skip
 
 
@@ -286,6 +288,7 @@ def test_a_finished_model_is_tuned_to_a_folder(toy_pipeline_folder: Path, tmp_pa
     recipe = toy("finetune")
     before = build_task(recipe, parts)
     assert isinstance(before, MaskTask)
+    assert (before.config.resolution, before.config.noise) == (64, True)
     assert [*before.validation] == ["folder"]
     held_out = {example.id for example in before.validation["folder"]}
     seen = {sample.id.split("/", 1)[1] for step in range(20) for sample in before.samples.drawn(step)}
@@ -295,6 +298,29 @@ def test_a_finished_model_is_tuned_to_a_folder(toy_pipeline_folder: Path, tmp_pa
     tuned = load_file(tmp_path / "run/model/transformer/diffusion_pytorch_model.safetensors")
     start = load_file(toy_pipeline_folder / "transformer/diffusion_pytorch_model.safetensors")
     assert any(not torch.equal(tuned[name].float(), start[name].float()) for name in tuned)
+
+
+def test_what_is_tuned_stays_what_it_is_but_for_what_the_user_changes(
+    toy_pipeline_folder: Path, tmp_path: Path
+) -> None:
+    index = toy_pipeline_folder / "model_index.json"
+    start = tmp_path / "from-zeros"
+    shutil.copytree(toy_pipeline_folder, start)
+    (start / index.name).write_text(json.dumps({**json.loads(index.read_text()), "noise": False}))
+    tuned = inherited(find("finetune", []), start)
+    assert isinstance(tuned.model, MaskConfig)
+    assert not tuned.model.noise
+    assert (tuned.model.resolution, tuned.model.sizes[:2]) == (64, ((64, 64), (48, 64)))
+    assert inherited(tuned, start) == tuned
+    larger = inherited(find("finetune", ["model.noise=True", "model.resolution=96"]), start).model
+    assert isinstance(larger, MaskConfig)
+    assert larger.noise
+    assert (larger.resolution, larger.sizes[0]) == (96, (96, 96))
+    rival = {**json.loads(index.read_text()), "prediction": "mask"}
+    (start / index.name).write_text(json.dumps(rival))
+    discriminative = inherited(find("finetune", []), start).model
+    assert isinstance(discriminative, MaskConfig)
+    assert (discriminative.prediction, discriminative.supervision) == ("mask", "bce-linear")
 
 
 def test_a_cache_needs_an_end(toy_pipeline_folder: Path, tmp_path: Path) -> None:

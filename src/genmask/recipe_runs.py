@@ -9,7 +9,7 @@ from pathlib import Path
 from pprint import pformat
 from typing import Any
 
-from genmask.recipe_tasks import Parts, build_task, completed
+from genmask.recipe_tasks import Parts, build_task, completed, inherited
 from genmask.recipes import Recipe, find_recipe
 from genmask.training.cache import CacheWriter, FillCounts
 from genmask.training.loop import train
@@ -45,6 +45,7 @@ def run(
     """
     recipe = recipe or find_recipe(name)
     parts = completed(recipe, parts or Parts())
+    recipe = inherited(recipe, parts.start)
     task = build_task(recipe, parts)
     record: dict[str, Any] = {}
     if is_main_process():

@@ -20,9 +20,10 @@ from genmask.denoiser import GenMaskTransformer
 from genmask.evaluation.benchmarks import load_benchmark
 from genmask.loading import load_model
 from genmask.mask_head import LinearMaskHead
-from genmask.model_folder import load_processor, resolve_model
+from genmask.model_folder import load_processor, read_model_index, resolve_model
+from genmask.pipeline import GenMaskPipeline
 from genmask.presence_head import PresenceHead
-from genmask.recipes import RESOLUTION, Recipe
+from genmask.recipes import RESOLUTION, Recipe, sizes_at
 from genmask.training.autoencoder import AutoencoderConfig, AutoencoderTask
 from genmask.training.cache import EncodingCache, model_identity
 from genmask.training.datasets import TRAINING_SETS, open_source
@@ -92,8 +93,23 @@ def completed(recipe: Recipe, parts: Parts) -> Parts:
     return parts
 
 
+def inherited(recipe: Recipe, start: str | Path | None) -> Recipe:
+    """With what `Recipe.inherits` names as the starting model has it."""
+    config = recipe.model
+    if not recipe.inherits or start is None or not isinstance(config, MaskConfig):
+        return recipe
+    index = read_model_index(resolve_model(start), GenMaskPipeline.__name__)
+    found: dict[str, Any] = {name: index[name] for name in recipe.inherits if name in index}
+    if "sizes" in recipe.inherits:
+        found["sizes"] = sizes_at(found.get("resolution", config.resolution))
+    if found.get("prediction") == "mask":
+        found["supervision"] = "bce-linear"  # the one that a model without diffusion can have
+    return replace(recipe, model=replace(config, **found), inherits=())
+
+
 def build_task(recipe: Recipe, parts: Parts) -> TrainingTask:
     """What the loop trains; `parts` as `completed` gives them back."""
+    recipe = inherited(recipe, parts.start)
     config = recipe.model
     if isinstance(config, MaskConfig):
         return _mask_task(recipe, config, parts)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from genmask.images import processing_size
 from genmask.timesteps import PowerLaw
 from genmask.training.autoencoder import AutoencoderConfig
 from genmask.training.language import (
@@ -19,11 +20,8 @@ from genmask.training.pretraining import PretrainingConfig
 
 RESOLUTION = 128
 """Pictures of the bundled model have about this side, squared, in pixels, and so do held-out scores."""
-SIZES = ((128, 128), (112, 144), (128, 128), (144, 112))
-"""(height, width) of its pictures, a step each, in turn: roughly the aspect ratios of the photographs."""
 FINE_RESOLUTION = 192
-FINE_SIZES = ((192, 192), (160, 224), (192, 192), (224, 160))
-"""The same for the bundled model's last training."""
+"""The same of its last training."""
 PAPER_SIZES = ((448, 592), (592, 448), (448, 592), (512, 512), (448, 592), (416, 624))
 """Of the paper's, about 512 x 512: most of COCO's pictures are 4 : 3 and lie."""
 
@@ -40,10 +38,19 @@ class Recipe:
     loop: LoopConfig
     start: str | None = None
     """A finished model to go on from, where the user names none."""
+    inherits: tuple[str, ...] = ()
+    """Fields of `model` that are the starting model's, but for those that the user changes."""
     benchmarks: tuple[str, ...] = ()
     """Held-out samples, by the names of `evaluation.benchmarks`; "folder" is the held-out part of the user's own."""
     validation_samples: int = 160
     """Held-out samples of each, evenly spread, that an evaluation scores."""
+
+
+def sizes_at(resolution: int) -> tuple[tuple[int, int], ...]:
+    """(height, width) of the pictures of a step, in turn: square, lying, square, standing, as photographs are."""
+    shapes = ((1, 1), (3, 4), (1, 1), (4, 3))
+    unit = 4 * resolution  # large enough to tell the shapes apart
+    return tuple(processing_size(unit * height, unit * width, resolution**2) for height, width in shapes)
 
 
 def tiny_vae() -> Recipe:
@@ -131,7 +138,7 @@ def tiny_recognition() -> Recipe:
         expected="recognition 1.1 nats per patch; 15 minutes on 2 cores",
         model=PretrainingConfig(
             shape=TransformerShape(),
-            sizes=SIZES,
+            sizes=sizes_at(RESOLUTION),
             sources=(("scenes", 0.7), ("photographs", 0.3)),
         ),
         loop=LoopConfig(
@@ -155,7 +162,7 @@ def tiny() -> Recipe:
         model=MaskConfig(
             shape=TransformerShape(),
             resolution=RESOLUTION,
-            sizes=SIZES,
+            sizes=sizes_at(RESOLUTION),
             segmentation_sources=shares,
             generation_sources=shares,
             segmentation_batch=26,
@@ -193,7 +200,7 @@ def tiny_fine() -> Recipe:
             base.model,
             shape=None,
             resolution=FINE_RESOLUTION,
-            sizes=FINE_SIZES,
+            sizes=sizes_at(FINE_RESOLUTION),
             segmentation_sources=(("scenes", 0.35), ("photographs", 0.33), ("compositions", 0.32)),
             generation_sources=(("scenes", 0.5), ("photographs", 0.5)),
             segmentation_batch=24,
@@ -242,8 +249,6 @@ def finetune() -> Recipe:
         summary="a finished model (--start, or the bundled one) on your own folder of pictures and masks (--data)",
         expected="better on held-out pictures of the folder than before; 2 minutes on 2 cores from the bundled model",
         model=MaskConfig(
-            resolution=RESOLUTION,
-            sizes=SIZES,
             segmentation_sources=(("folder", 1.0),),
             segmentation_batch=16,
             generation_batch=0,
@@ -260,6 +265,7 @@ def finetune() -> Recipe:
             log_every=10,
         ),
         start="tiny",
+        inherits=("resolution", "sizes", "noise", "prediction", "shortcut", "picture_first"),
         benchmarks=("folder",),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -100,6 +100,8 @@ def find(name: str, overrides: Iterable[str]) -> Recipe:
     recipe = RECIPES[name]()
     for assignment in overrides:
         recipe = override(recipe, assignment)
+        changed = assignment.partition("=")[0].strip().removeprefix("model.")
+        recipe = replace(recipe, inherits=tuple(field for field in recipe.inherits if field != changed))
     return recipe
 
 
@@ -123,9 +125,11 @@ def _print_cost(recipe: Recipe, parts: Parts, processes: int) -> None:
     from rich.table import Table
 
     from genmask.recipe_cost import cost
+    from genmask.recipe_tasks import inherited
 
     if processes < 1:
         raise ValueError(f"Got --processes {processes}, expected 1 or more.")
+    recipe = inherited(recipe, parts.start or recipe.start)
     table = Table(show_header=False, box=None, pad_edge=False)
     for label, value in cost(recipe, parts, processes):
         table.add_row(label, value)

@@ -166,9 +166,14 @@ def _scaled(value: float, base: int, units: Sequence[str]) -> str:
     return f"{value:.{decimals}f}{units[rank]}"
 
 
-def segmentation_prompt_tokens(height: int, width: int, token_side: int = 28) -> int:
-    """Of a picture of so many pixels, which the VLM reads in tokens of `token_side` squared, and the words."""
-    return height * width // token_side**2 + INSTRUCTION_TOKENS
+def segmentation_prompt_tokens(
+    height: int, width: int, token_side: int = 28, max_pixels: int | None = None
+) -> int:
+    """Of a picture of so many pixels, at most `max_pixels` of which the VLM reads in tokens of `token_side` squared,
+    and the words.
+    """
+    pixels = height * width if max_pixels is None else min(height * width, max_pixels)
+    return pixels // token_side**2 + INSTRUCTION_TOKENS
 
 
 @dataclass(frozen=True, kw_only=True)
