@@ -203,15 +203,8 @@ def _task(pipeline: GenMaskPipeline, config: MaskConfig, cache: EncodingCache | 
 
 def _fill(task: MaskTask, folder: Path, device: torch.device) -> EncodingCache:
     """Of all samples of the task."""
-    with (
-        CacheWriter(folder, "benchmark") as writer,
-        torch.autocast(device.type, torch.bfloat16),
-        torch.no_grad(),
-    ):
-        for step in range(task.config.epoch_steps):
-            drawn = task.samples.drawn(step)
-            for sample, encoded in zip(drawn, task.encoder.encode_each(drawn), strict=True):
-                writer.add(task.encoder.key(sample), encoded)
+    with CacheWriter(folder, "benchmark") as writer:
+        task.fill(writer, range(task.config.epoch_steps), "bf16", lambda count: None, device)
     return EncodingCache(folder, "benchmark")
 
 

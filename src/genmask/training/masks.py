@@ -191,10 +191,15 @@ class MaskTask:
         return self.encoder.assemble([asked_for(e) for _, e in found], **labels)
 
     def fill(
-        self, writer: CacheWriter, steps: Iterable[int], mixed_precision: str, advance: Callable[[int], None]
+        self,
+        writer: CacheWriter,
+        steps: Iterable[int],
+        mixed_precision: str,
+        advance: Callable[[int], None],
+        device: torch.device | None = None,
     ) -> FillCounts:
-        """Encode the samples of some steps into a cache, on the GPU if there is one; `advance` is told how many."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        """Encode the samples of some steps into a cache; `advance` is told how many. By default on a GPU if there is one."""
+        device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.frozen.to(device)
         drawn = ((self.encoder.key(sample), sample) for step in steps for sample in self.samples.drawn(step))
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision == "bf16"), torch.no_grad():
