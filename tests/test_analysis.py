@@ -398,6 +398,20 @@ def test_a_fitted_decoder_is_saved_with_the_model(
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_presence_head_that_is_there_is_scored_and_stays(tmp_path: Path) -> None:
+    toy_pipeline(presence_head=toy_presence_head()).save_pretrained(tmp_path / "model")
+    few = ("--fit-decoder", "predictions", "--fit-samples", 24, "--held-out", 12, "--device", "cpu")
+    new = tmp_path / "new"
+    model = ("--model", tmp_path / "model", "--save-model", new)
+    assert run(*model, *few, "--output", tmp_path / "out") == 0
+    assert set(json.loads((tmp_path / "out/decoders.json").read_text())["presence"]) == {"drawn scenes"}
+    weights = [
+        next((folder / "presence_head").glob("*.safetensors")).read_bytes()
+        for folder in (tmp_path / "model", new)
+    ]
+    assert weights[0] == weights[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

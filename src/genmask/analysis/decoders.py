@@ -7,6 +7,7 @@ import secrets
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -58,7 +59,9 @@ class FittedDecoder(NamedTuple):
 
     head: LinearMaskHead
     presence: PresenceHead | None
-    """None for a map fitted on latents of masks, or without absent targets among the examples."""
+    """None for a map fitted on latents of masks, without absent targets among the examples, or where the model has a
+    head: one that was trained with it knows more than one fitted afterwards.
+    """
 
 
 def fit_decoder(
@@ -113,7 +116,7 @@ def fit_decoder(
         kernel=kernel,
         weights=[weight for _, _, weight in columns],
     )
-    can_tell = any(present) and not all(present)
+    can_tell = any(present) and not all(present) and pipeline.presence_head is None
     presence = fit_presence_head(torch.stack(features), torch.tensor(present)) if can_tell else None
     return FittedDecoder(head, presence)
 
@@ -187,9 +190,11 @@ def compare_decoders(
         name: {**each.report(), "times_as_fast": medians["vae"] / medians[name]}
         for name, each in scores.items()
     }
-    if fitted.presence is None:
+    presence = fitted.presence or pipeline.presence_head
+    if presence is None:
         return by_decoder, None
-    return by_decoder, score_presence(fitted.presence, torch.stack(features), torch.tensor(present))
+    on_cpu = deepcopy(presence).cpu()
+    return by_decoder, score_presence(on_cpu, torch.stack(features), torch.tensor(present))
 
 
 def decoder_table(source: str, scores: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:

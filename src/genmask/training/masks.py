@@ -198,7 +198,9 @@ class MaskTask:
         advance: Callable[[int], None],
         device: torch.device | None = None,
     ) -> FillCounts:
-        """Encode the samples of some steps into a cache; `advance` is told how many. By default on a GPU if there is one."""
+        """Encode the samples of some steps into a cache, by default on a GPU if there is one; `advance` is told how
+        many.
+        """
         device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.frozen.to(device)
         drawn = ((self.encoder.key(sample), sample) for step in steps for sample in self.samples.drawn(step))
