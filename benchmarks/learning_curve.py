@@ -1,9 +1,13 @@
 """How scores grew with training, and how much more of it a score would take, were it to go on as it did.
 
-    git archive f2dbdc7 src/genmask/models/tiny | tar -x -C before
-    python benchmarks/learning_curve.py 5500=before/src/genmask/models/tiny 15650=tiny --photos FOLDER
+    mkdir first last
+    git archive f2dbdc7 src/genmask/models/tiny | tar -x -C first
+    git archive b0c4390 src/genmask/models/tiny | tar -x -C last
+    python benchmarks/learning_curve.py 5500=first/src/genmask/models/tiny 15650=last/src/genmask/models/tiny \
+        --photos FOLDER
 
-The other weights between these two are those of 96b0585 (9,700 steps), 1e0de59 (12,300) and 5b39755 (14,500).
+The other weights between these two are those of 96b0585 (9,700 steps), 1e0de59 (12,300) and 5b39755 (14,500). What is
+bundled since then was trained on at another resolution, which is not more of the same.
 
 Every model answers the same samples, by the VAE's decoder and a threshold of 0.5 whatever it prefers, so that the
 curve is that of the transformer. Through the scores a power law is laid, error = c * steps^-k (least squares in
