@@ -247,7 +247,7 @@ def finetune() -> Recipe:
     """A finished model on a folder of one's own."""
     return Recipe(
         summary="a finished model (--start, or the bundled one) on your own folder of pictures and masks (--data)",
-        expected="better on held-out pictures of the folder than before; 2 minutes on 2 cores from the bundled model",
+        expected="better on held-out pictures of the folder than before; 4 minutes on 2 cores from the bundled model",
         model=MaskConfig(
             segmentation_sources=(("folder", 1.0),),
             segmentation_batch=16,
