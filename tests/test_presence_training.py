@@ -1,4 +1,4 @@
-"""The presence head beside the masks: what its loss counts, and that a run learns from it."""
+"""The presence head beside the masks: what its loss counts."""
 
 from __future__ import annotations
 

@@ -187,6 +187,8 @@ def _mask_task(recipe: Recipe, config: MaskConfig, parts: Parts) -> MaskTask:
     load_language = partial(load_model, Qwen2_5_VLForConditionalGeneration, vlm, dtype=dtype)
     language = load_language()
     identity = f"{model_identity(vae, vlm, processor)}-{config.vlm_precision}-{recipe.loop.mixed_precision}"
+    if config.vlm_max_pixels is not None:  # of which the processor's folder does not know
+        identity += f"-{config.vlm_max_pixels}"
     return MaskTask(
         config,
         _transformer(config, parts, language.config.get_text_config().hidden_size),

@@ -202,7 +202,6 @@ def tiny_fine() -> Recipe:
             resolution=FINE_RESOLUTION,
             sizes=sizes_at(FINE_RESOLUTION),
             segmentation_sources=(("scenes", 0.35), ("photographs", 0.33), ("compositions", 0.32)),
-            generation_sources=(("scenes", 0.5), ("photographs", 0.5)),
             segmentation_batch=24,
             generation_batch=4,
             noise=False,

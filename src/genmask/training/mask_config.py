@@ -76,10 +76,11 @@ class MaskConfig:
             raise ValueError(
                 f"Got vlm_precision {self.vlm_precision!r}, expected one of {', '.join(PRECISIONS)}."
             )
-        if not self.shortcut and (self.supervision == "bce-linear" or self.recognition_weight):
+        needs_picture = self.supervision == "bce-linear" or self.recognition_weight or self.presence_weight
+        if not self.shortcut and needs_picture:
             raise ValueError(
                 "Got no shortcut with a head that needs one: take supervision 'mse' or 'bce-pixels', and "
-                "recognition_weight 0."
+                "recognition_weight 0 and presence_weight 0."
             )
         if self.prediction not in PREDICTIONS:
             raise ValueError(f"Got prediction {self.prediction!r}, expected one of {', '.join(PREDICTIONS)}.")

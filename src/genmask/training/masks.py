@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -44,6 +45,7 @@ from genmask.training.sample_encoder import SampleEncoder
 from genmask.training.samples import Encoding, MicroBatch, Samples
 from genmask.training.sources import GenerationSource, SegmentationSource
 
+_Head = TypeVar("_Head", LinearMaskHead, PresenceHead)
 CACHE_BATCH = 32
 """Samples that are encoded together for a cache."""
 GRID_ROWS = 8
@@ -284,11 +286,9 @@ class MaskTask:
                 add_lora(transformer, self.config.lora_rank)
             transformer.load_state_dict(_under("transformer.", weights))
             if mask_head is not None:
-                mask_head = LinearMaskHead.from_config(mask_head.config).to(self.encoder.vae.device)
-                mask_head.load_state_dict(_under("mask_head.", weights))
+                mask_head = _whole(mask_head, _under("mask_head.", weights), transformer.device)
             if presence_head is not None:
-                presence_head = PresenceHead.from_config(presence_head.config).to(self.encoder.vae.device)
-                presence_head.load_state_dict(_under("presence_head.", weights))
+                presence_head = _whole(presence_head, _under("presence_head.", weights), transformer.device)
         return GenMaskPipeline(
             transformer=transformer,
             vae=self.encoder.vae,
@@ -387,6 +387,13 @@ def _scores(name: str, counts: Iterable[Counts]) -> dict[str, float]:
         f"{name}_present_empty": present.empty_answers() / max(1, present.num_samples),
         f"{name}_absent_empty": absent.empty_answers() / max(1, absent.num_samples),
     }
+
+
+def _whole(head: _Head, weights: dict[str, Tensor], device: torch.device) -> _Head:
+    """Of a sharded head, with the gathered weights."""
+    whole: _Head = type(head).from_config(head.config).to(device)
+    whole.load_state_dict(weights)
+    return whole
 
 
 def _under(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
